@@ -1,0 +1,277 @@
+"""The command line. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from .errors import LongtailError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Train, compare and ship image classifiers on long-tailed data.\n\nStart with [bold]longtail demo[/], or "
+    "[bold]longtail data inspect FOLDER[/] and [bold]longtail train balanced_softmax --data FOLDER[/] on your own images.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+app.add_typer(data_app, name="data")
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def main() -> None:
+    """Run a command; end with 0, 1 (the work failed), 2 (the request was wrong) or 128 + signal, never with a traceback for
+    something a user can mend."""
+    try:
+        app(standalone_mode=True)
+    except LongtailError as error:
+        errors.print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        errors.print(f"[bold red]Error:[/] {_escape(f'{error.strerror or error}{where}')}.", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command(epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]")
+def train(
+    method: Annotated[Optional[str], typer.Argument(help="What to train: see `longtail methods`.")] = None,
+    data: Annotated[Optional[str], typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
+    test: Annotated[Optional[str], typer.Option(help="The test split, where the source has none.")] = None,
+    root: Annotated[Optional[str], typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    imbalance: Annotated[Optional[float], typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
+    image_size: Annotated[Optional[int], typer.Option(help="Resize images to this many pixels.")] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="resnet32, resnet32_w64, resnext50_32x4d, timm:NAME, ...")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Fixes initialisation, order and augmentation.")] = None,
+    recipe: Annotated[Optional[str], typer.Option(help="A name from `longtail recipes`, or a YAML file.")] = None,
+    settings: Annotated[Optional[list[str]], typer.Option("--set", help="Any other option, key=value; repeatable.")] = None,
+    start_from: Annotated[Optional[str], typer.Option("--from", help="Run folder whose weights to start from.")] = None,
+    stages: Annotated[Optional[str], typer.Option(help="Which of the method's stages to run, comma-separated.")] = None,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder [default: runs/METHOD-DATE-TIME].")] = None,
+    resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder.")] = None,
+) -> None:
+    """Train a classifier and write a run folder: model, metrics, predictions, log."""
+    from . import api
+    from .config import merge, parse_set
+    from .methods import method_class
+    from .report.console import LiveReporter, log_to_console
+    from .report.tables import results_table
+
+    log_to_console(console)
+    reporter = LiveReporter(console)
+    if resume is not None:
+        results = api.resume(resume, reporter, method)
+        out = resume
+    else:
+        if method is None:
+            raise UsageError("Name a method, for instance `longtail train balanced_softmax`, or give --resume RUN.")
+        overrides: dict[str, Any] = {}
+        for assignment in settings or ():
+            overrides = merge(overrides, parse_set(assignment, method_class(method).Options.model_fields))
+        given = {
+            "backbone": backbone,
+            "seed": seed,
+            "start_from": start_from,
+            "stages": stages.split(",") if stages else None,
+            "data": _given(source=data, test=test, root=root, imbalance=imbalance, image_size=image_size),
+            "train": _given(epochs=epochs),
+        }
+        if skip_corrupt:
+            given["data"]["skip_corrupt"] = True
+        overrides = merge(overrides, _given(**given))
+        out = out or _default_out(method)
+        results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
+    console.print(results_table([results], f"{results['split']}, {results['protocol']} (accuracy in %)"))
+    console.print(f"Run folder: {out}\nNext: longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER", highlight=False)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _default_out(method: str) -> Path:
+    from datetime import datetime
+
+    return Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@app.command("eval", epilog="Example: [bold]longtail eval runs/mine --data photos/test[/]")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    data: Annotated[Optional[str], typer.Option(help="Other images to score, with the same classes.")] = None,
+    split: Annotated[Optional[str], typer.Option(help="train, val or test [default: test, else val].")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also show every class.")] = False,
+    geometry: Annotated[bool, typer.Option("--geometry", help="Also measure features and classifier.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Score a trained model: accuracy by shots, calibration, and (on request) classes and feature geometry."""
+    import json
+
+    from . import api
+    from .report.tables import class_table, geometry_tables, metrics_table
+
+    result = api.evaluate(run, data=data, split=split, geometry=geometry)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    console.print(f"{result['images']} images of {result['source']} ({result['split']})", highlight=False)
+    console.print(metrics_table(result["metrics"]))
+    if per_class:
+        console.print(class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000))
+    if geometry:
+        for table in geometry_tables(result):
+            console.print(table)
+
+
+@app.command(epilog="Example: [bold]longtail predict runs/mine photos/ --top 3 --format jsonl > predictions.jsonl[/]")
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders to search.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 1,
+    form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
+    out: Annotated[Optional[Path], typer.Option(help="Write here instead of the terminal.")] = None,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+) -> None:
+    """Classify images: one line each, with probabilities. Streams, however many there are."""
+    from .engine.deploy import load
+    from .predictions import predict_files, write_predictions
+    from .report.console import log_to_console
+
+    if form not in ("csv", "jsonl"):
+        raise UsageError(f"--format is csv or jsonl, not '{form}'.")
+    log_to_console(errors)
+    count = write_predictions(predict_files(load(run), paths, top, batch_size, skip_corrupt), form, top, out)
+    if out is not None:
+        console.print(f"{count} predictions in {out}", highlight=False)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    from rich.table import Table
+
+    from .methods import METHODS
+
+    table = Table("method", "what it is", box=None)
+    for name, (_, about) in METHODS.items():
+        table.add_row(name, about)
+    console.print(table)
+    console.print("\nTrain one: longtail train METHOD --data SOURCE", highlight=False)
+
+
+@app.command(epilog="Example: [bold]longtail recipes glmc/cifar10-lt-100[/]")
+def recipes(name: Annotated[Optional[str], typer.Argument(help="Show this one whole.")] = None) -> None:
+    """List the recipes, or show one with the figures its authors reported."""
+    from rich.table import Table
+
+    from .config import save_yaml
+    from .errors import unknown_name
+    from .recipes import all_recipes
+
+    known = all_recipes()
+    if name is not None:
+        if name not in known:
+            raise unknown_name("recipe", name, known)
+        method, _, setting = name.partition("/")
+        typer.echo(f"# longtail train {method} --recipe {setting} --data SOURCE")
+        typer.echo(save_yaml(known[name]), nl=False)
+        return
+    table = Table("recipe", "reported top-1 %", "about", box=None)
+    for key, recipe in known.items():
+        table.add_row(key, " / ".join(f"{figure.top1:g}" for figure in recipe.reported) or "-", recipe.about)
+    console.print(table)
+
+
+SOURCES = """Sources, found from a path or written kind:path:
+
+  folder:PATH     a folder per class (train/ and test/ or val/ inside are splits)
+  list:FILE       `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018); --root
+  csv:FILE        columns image (or path) and label; --root
+  parquet:PATH    Hugging Face image convention, one file or many
+  npz:FILE        arrays train_images, train_labels, test_images, test_labels, class_names
+  cifar10:PATH    cifar100:PATH   the official python pickles
+  hf:NAME         a Hugging Face dataset (pip install longtail[hf])
+  fashion-mnist-lt   1,485 images that come with longtail
+"""
+
+
+@data_app.command(epilog=SOURCES.replace("\n", "\n\n"))
+def inspect(
+    source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
+    test: Annotated[Optional[str], typer.Option(help="The test split, where the source has none.")] = None,
+    root: Annotated[Optional[str], typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    png: Annotated[Optional[Path], typer.Option(help="Save the class-frequency curve here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Classes, counts, imbalance, shots, image sizes, duplicates and unreadable files of a source."""
+    import json
+
+    from .data.inspect import inspect_source, render, save_curve
+    from .data.sources import open_source
+    from .report.console import LiveReporter
+
+    splits = open_source(source, test=test, root=root)
+    reporter = LiveReporter(errors)
+    reporter.begin("reading images", len(splits.train) + len(splits.test or ()))
+    inspection = inspect_source(splits, lambda done: reporter.advance(done))
+    reporter.end()
+    if as_json:
+        typer.echo(json.dumps(inspection.to_dict(), indent=2))
+    else:
+        console.print(render(inspection))
+    if png is not None:
+        save_curve(inspection, png)
+        errors.print(f"Saved the class-frequency curve as {png}.", highlight=False)
+
+
+# One network, schedule and number of epochs for all, so that only the method differs: enough steps for GLMC, which needs them.
+DEMO_METHODS = ("ce", "balanced_softmax", "glmc")
+DEMO = {
+    "backbone": "resnet8",
+    "train": {"epochs": 100, "batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
+    "options": {"augment": "crop:4,flip"},
+}
+
+
+@app.command()
+def demo(
+    out: Annotated[Optional[Path], typer.Option(help="Where the runs go [default: runs/demo-DATE-TIME].")] = None,
+    seed: Annotated[int, typer.Option(help="One seed for all three.")] = 0,
+) -> None:
+    """Train three methods on the long-tailed Fashion-MNIST that comes with longtail, and compare them."""
+    from . import api
+    from .report.console import LiveReporter, log_to_console
+    from .report.tables import results_table
+
+    log_to_console(console)
+    out = out or _default_out("demo")
+    results = []
+    for method in DEMO_METHODS:
+        results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
+    title = "Fashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed"
+    console.print(results_table(results, title))
+    best = out / DEMO_METHODS[-1]
+    console.print(
+        f"The runs are in {out}. Next:\n"
+        f"  longtail eval {best} --per-class\n"
+        "  longtail data inspect FOLDER            your own images, a folder per class\n"
+        "  longtail train balanced_softmax --data FOLDER --image-size 64",
+        highlight=False,
+    )

@@ -1,0 +1,176 @@
+"""What a run can be told, with its defaults, and how files, recipes and command-line options become one checked `Config`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UsageError, unknown_name
+
+
+class Section(BaseModel):
+    """Base of the sections: unknown names and wrong types are errors, values are never silently converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(Section):
+    """Which images, how they are carved, and how they are loaded."""
+
+    source: str = Field("fashion-mnist-lt", description="a path, or kind:path (see `longtail data inspect --help`)")
+    test: str | None = Field(None, description="the test split, where the source has none of its own")
+    root: str | None = Field(None, description="folder that a list file's or CSV's paths are relative to")
+    imbalance: float | None = Field(None, ge=1, description="carve a balanced set to this imbalance factor")
+    profile: Literal["exp", "step"] = Field("exp", description="shape of the carved class counts")
+    subset: Literal["ldam", "first", "random"] = Field("ldam", description="which images of a class are kept")
+    subset_seed: int = Field(0, ge=0, description="seed of the `random` subset rule")
+    validation: float | None = Field(
+        None, ge=0, lt=1, description="share of training held out (default: 0 with a test split, else 0.2)"
+    )
+    image_size: int | None = Field(None, ge=4, description="resize to this many pixels (default: native size)")
+    mean: tuple[float, ...] | None = Field(None, strict=False, description="channel means in 0..1 (default: measured)")
+    std: tuple[float, ...] | None = Field(None, strict=False, description="channel deviations (default: measured)")
+    loader: Literal["auto", "resident", "streaming"] = Field("auto", description="decode once, or in workers")
+    budget_gb: float = Field(2.0, gt=0, description="decoded sets up to this size are kept resident")
+    workers: int = Field(4, ge=0, description="worker processes of the streaming loader")
+    skip_corrupt: bool = Field(False, description="leave unreadable images out (and record them) instead of stopping")
+
+
+class TrainConfig(Section):
+    """How weights are fitted. A method's own defaults and a stage's overrides are laid over these."""
+
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(128, ge=1, description="images per step, over all processes")
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule_per: Literal["epoch", "step"] = Field("epoch", description="when the learning rate moves")
+    milestones: tuple[float, ...] = Field(
+        (0.8, 0.9), strict=False, description="where the step schedule drops, as shares of the epochs"
+    )
+    drop: float = Field(0.1, gt=0, le=1, description="factor of each drop")
+    warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights that are then evaluated")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
+    channels_last: bool = True
+    compile: bool = Field(False, description="torch.compile the backbone")
+    deterministic: bool = Field(False, description="only deterministic kernels (CPU runs are deterministic anyway)")
+    eval_every: int | None = Field(None, ge=1, description="epochs between evaluations (default: 20 over the run)")
+    authors_protocol: bool = Field(
+        False, description="also score the test set every epoch, plain and flipped, and report the best"
+    )
+    accelerator: str = Field("auto", description="cpu, cuda or auto")
+    devices: int = Field(1, ge=1, description="processes, one per device")
+
+
+class Config(Section):
+    """One run, whole. This is what `config.yaml` in a run folder holds."""
+
+    method: str
+    backbone: str = "resnet32"
+    pretrained: bool = Field(False, description="start from published weights (timm: backbones)")
+    seed: int = Field(0, ge=0)
+    recipe: str | None = None
+    start_from: str | None = Field(None, description="run folder whose weights this run starts from")
+    stages: tuple[str, ...] | None = Field(None, strict=False, description="which of the method's stages to run")
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's own hyper-parameters")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-4 is a number, which YAML 1.1 reads as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises `UsageError` naming the file and the line where it is not one."""
+    try:
+        content = read_yaml(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds {type(content).__name__}; expected a mapping of option: value.")
+    return content
+
+
+def save_yaml(config: BaseModel) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+def parse_set(assignment: str, options: Iterable[str]) -> dict[str, Any]:
+    """Turn ``lr=0.05`` or ``data.profile=step`` into a nested mapping.
+
+    `options` are the names of the method's own hyper-parameters. A bare name is looked up in every section and must be
+    in just one. The value is read as YAML. Raises `UsageError`.
+    """
+    key, sign, text = assignment.partition("=")
+    if not sign or not key:
+        raise UsageError(f"--set takes key=value, for instance --set lr=0.05; found '{assignment}'.")
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {assignment}: '{text}' is not a YAML value.") from error
+    places = {f"options.{name}" for name in options}
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            places |= {f"{name}.{inner}" for inner in section.model_fields}
+        elif name not in ("options", "method"):
+            places.add(name)
+    matches = [place for place in sorted(places) if place == key or place.rpartition(".")[2] == key]
+    if not matches:
+        raise unknown_name("option", key, places | {place.rpartition(".")[2] for place in places})
+    if len(matches) > 1 and key not in matches:
+        raise UsageError(f"Option '{key}' is ambiguous: write {' or '.join(matches)}.")
+    section_name, _, name = (key if key in matches else matches[0]).rpartition(".")
+    return {section_name: {name: value}} if section_name else {name: value}
+
+
+def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
+    """Check `values` against `model`. Raises `UsageError` with one line per wrong field; `where` says whose they are."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(model, detail, where) for detail in error.errors())) from None
+
+
+def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        fields: Any = model
+        for part in detail["loc"][:-1]:
+            fields = fields.model_fields[part].annotation
+        return f"{where}: {unknown_name('option', str(detail['loc'][-1]), fields.model_fields)}"
+    message = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"{where}: {name} {message}; found {detail['input']!r}."

@@ -1,0 +1,294 @@
+"""Augmentation of a batch on its device, with parameters drawn per image, written as a string.
+
+A spec is a list of operations and their arguments, ``"crop:4,flip,autoaugment:cifar10,cutout:16"``, or the name of a
+policy, ``"simaugment"``. Operations: ``crop:padding``, ``resized_crop:low:high``, ``flip:prob``,
+``jitter:brightness:contrast:saturation:hue:prob``, ``grey:prob``, ``blur:prob:low:high``, ``autoaugment:cifar10``,
+``randaugment:n:m`` and ``cutout:length`` (which comes last). Arguments with a default can be left out.
+
+All parameters are drawn on the CPU from the generator that is passed in: the same spec, generator state and batch size
+give the same parameters on every device, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError, unknown_name
+from . import ops
+from .policies import apply_each, apply_policy, draw_auto_augment, draw_rand_augment
+
+# name: (spec up to 64 pixels, spec above)
+POLICIES = {
+    "none": ("", ""),
+    "weak": ("crop:4,flip", "resized_crop,flip"),
+    "autoaugment_cutout": ("crop:4,flip,autoaugment:cifar10,cutout:16",) * 2,
+    "simaugment": (
+        "resized_crop:0.2:1,flip,jitter:0.4:0.4:0.4:0.1:0.8,grey:0.2",
+        "resized_crop:0.2:1,flip,jitter:0.4:0.4:0.4:0.1:0.8,grey:0.2,blur:0.5",
+    ),
+    "randaugment": ("resized_crop,flip,randaugment:2:10",) * 2,
+    "glmc_imagenet": ("resized_crop,flip,jitter:0.4:0.4:0.4:0,grey:0.2,blur:0.5",) * 2,
+}
+
+
+def _uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(batch, dtype=torch.float64, generator=generator)
+
+
+def _chance(batch: int, prob: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(batch, generator=generator) < prob
+
+
+class Op:
+    """One step of a spec. Its dataclass fields are its arguments."""
+
+    crops: ClassVar[bool] = False  # turns images of any size into size x size
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        """uint8 [B, C, H, W] -> the same, or uint8 [B, C, size, size] where the operation crops."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Crop(Op):
+    """A random window of the image after adding `padding` black pixels on every side."""
+
+    crops: ClassVar[bool] = True
+    padding: int
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        padded = torch.nn.functional.pad(images, (self.padding,) * 4)
+        top, left = (torch.randint(side - size + 1, (len(images),), generator=generator) for side in padded.shape[-2:])
+        return ops.crop(padded, top, left, size)
+
+
+@dataclass(frozen=True)
+class ResizedCrop(Op):
+    """A box of `low` to `high` of the image's area and aspect ratio 3/4 to 4/3, resized (Szegedy et al., CVPR 2015)."""
+
+    crops: ClassVar[bool] = True
+    low: float = 0.08
+    high: float = 1.0
+
+    ATTEMPTS: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high <= 1:
+            raise UsageError(f"resized_crop:{self.low}:{self.high}: expected 0 < low <= high <= 1, shares of the area.")
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        boxes = self.boxes(self.draw(len(images), generator), *images.shape[-2:])
+        return ops.resized_crop(images, boxes, size)
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Ten candidates per image, float64 [B, 10, 4]: share of the area, aspect ratio, and place in 0..1 of the free
+        rows and columns. They do not depend on the image's size, so a decoder can look at them before it knows it."""
+        draws = torch.rand(batch, self.ATTEMPTS, 4, dtype=torch.float64, generator=generator)
+        draws[..., 0] = self.low + (self.high - self.low) * draws[..., 0]
+        draws[..., 1] = (4 / 3) ** (2 * draws[..., 1] - 1)
+        return draws
+
+    def boxes(self, draws: Tensor, height: int, width: int) -> Tensor:
+        """The first candidate that fits into an image, or its middle: int64 [B, 4] of (top, left, height, width)."""
+        area, ratio, row, column = draws.unbind(2)
+        high = (height * width * area / ratio).sqrt().round()
+        wide = (height * width * area * ratio).sqrt().round()
+        fits = (high > 0) & (wide > 0) & (high <= height) & (wide <= width)
+        candidates = torch.stack(
+            ((row * (height - high + 1)).floor(), (column * (width - wide + 1)).floor(), high, wide), 2
+        )
+        first = candidates[torch.arange(len(draws)), fits.int().argmax(1)]
+        whole_high, whole_wide = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+        whole = torch.tensor(
+            ((height - whole_high) // 2, (width - whole_wide) // 2, whole_high, whole_wide), dtype=draws.dtype
+        )
+        return torch.where(fits.any(1, keepdim=True), first, whole).long()
+
+
+@dataclass(frozen=True)
+class Flip(Op):
+    prob: float = 0.5
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        return ops.flip(images, _chance(len(images), self.prob, generator))
+
+
+@dataclass(frozen=True)
+class Jitter(Op):
+    """With chance `prob`, brightness, contrast, saturation and hue in an order of each image's own.
+
+    The first three get a factor from 1 - x to 1 + x, the hue a turn from -x to x of the colour circle.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    prob: float = 1.0
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        batch = len(images)
+        strengths = (self.brightness, self.contrast, self.saturation)
+        factors = [_uniform(batch, max(0.0, 1 - x), 1 + x, generator) for x in strengths]
+        factors.append(_uniform(batch, -self.hue, self.hue, generator))
+        values = torch.stack(factors)
+        order = torch.rand(4, batch, generator=generator).argsort(0)
+        chosen = _chance(batch, self.prob, generator)
+        functions = (ops.brightness, ops.contrast, ops.colour, ops.hue if self.hue else None, None)
+        for choice in order:
+            value = values.gather(0, choice[None])[0]
+            images = apply_each(images, choice.where(chosen, 4), value, functions)
+        return images
+
+
+@dataclass(frozen=True)
+class Grey(Op):
+    prob: float
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        chosen = _chance(len(images), self.prob, generator)
+        return apply_each(images, chosen.long(), torch.zeros(len(images)), (None, ops.colour))
+
+
+@dataclass(frozen=True)
+class Blur(Op):
+    """With chance `prob`, a Gaussian blur of standard deviation `low` to `high` pixels (Chen et al., MoCo v2, 2020)."""
+
+    prob: float = 0.5
+    low: float = 0.1
+    high: float = 2.0
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        chosen = _chance(len(images), self.prob, generator)
+        sigmas = _uniform(len(images), self.low, self.high, generator)
+        reach = round(3 * self.high)
+        return apply_each(images, chosen.long(), sigmas, (None, lambda x, sigma: ops.gaussian_blur(x, sigma, reach)))
+
+
+@dataclass(frozen=True)
+class AutoAugment(Op):
+    policy: str = "cifar10"
+
+    def __post_init__(self) -> None:
+        if self.policy != "cifar10":
+            raise unknown_name("AutoAugment policy", self.policy, ["cifar10"])
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        return apply_policy(images, *draw_auto_augment(len(images), generator))
+
+
+@dataclass(frozen=True)
+class RandAugment(Op):
+    """`n` random operations at magnitude `m` of 10 (Cubuk et al., NeurIPS 2020)."""
+
+    n: int
+    m: float
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        return apply_policy(images, *draw_rand_augment(len(images), self.n, self.m, generator))
+
+
+@dataclass(frozen=True)
+class Cutout(Op):
+    """A square of `length` pixels around a random centre is set to the mean (DeVries & Taylor, 2017): the one operation
+    that works on normalised images."""
+
+    length: int
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        return ops.cutout(images, torch.randint(size, (len(images), 2), generator=generator), self.length)
+
+
+OPS: dict[str, type[Op]] = {
+    "crop": Crop,
+    "resized_crop": ResizedCrop,
+    "flip": Flip,
+    "jitter": Jitter,
+    "grey": Grey,
+    "blur": Blur,
+    "autoaugment": AutoAugment,
+    "randaugment": RandAugment,
+    "cutout": Cutout,
+}
+
+
+def parse(spec: str, size: int) -> list[Op]:
+    """The operations that `spec` means for images of `size` pixels.
+
+    Raises `UsageError` for an unknown name, or arguments of the wrong number or type.
+    """
+    if spec in POLICIES:
+        spec = POLICIES[spec][size > 64]
+    parsed = [_parse_op(item.strip(), spec) for item in spec.split(",")] if spec.strip() else []
+    if any(isinstance(op, Cutout) for op in parsed[:-1]):
+        raise UsageError(f"Augmentation '{spec}': cutout works on normalised images, so it must be the last operation.")
+    return parsed
+
+
+def _parse_op(item: str, spec: str) -> Op:
+    name, *arguments = item.split(":")
+    if name not in OPS:
+        raise unknown_name("augmentation", name, [*OPS, *POLICIES])
+    expected = fields(OPS[name])  # type: ignore[arg-type]
+    required = sum(field.default is MISSING for field in expected)
+    form = ":".join([name, *(f"{f.name}" if f.default is MISSING else f"[{f.name}]" for f in expected)])
+    if not required <= len(arguments) <= len(expected):
+        raise UsageError(f"Augmentation '{item}' in '{spec}' has {len(arguments)} arguments; expected {form}.")
+    values = []
+    for field, text in zip(expected, arguments, strict=False):
+        try:
+            values.append({"int": int, "float": float, "str": str}[str(field.type)](text))
+        except ValueError:
+            raise UsageError(
+                f"Augmentation '{item}' in '{spec}': {field.name} is '{text}', expected {field.type} ({form})."
+            ) from None
+        if field.type != "str" and values[-1] < 0:
+            raise UsageError(f"Augmentation '{item}' in '{spec}': {field.name} is negative.")
+    return OPS[name](*values)
+
+
+class Augment:
+    """A spec at work. `mean` and `std` have one entry per channel, in units of 0..1.
+
+    Images larger than `size` are cropped to their middle first where the spec has no crop of its own.
+    """
+
+    def __init__(self, spec: str, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Raises `UsageError` where the spec cannot be understood."""
+        self.ops = parse(spec, size)
+        self.cutout = self.ops.pop() if self.ops and isinstance(self.ops[-1], Cutout) else None
+        self.normalise = Normalise(mean, std)
+        self.size = size
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 [B, C, H, W] -> normalised float32 [B, C, size, size]. `generator` lives on the CPU."""
+        if not any(op.crops for op in self.ops):
+            images = ops.centre_crop(images, self.size)
+        for op in self.ops:
+            images = op(images, self.size, generator)
+        out = self.normalise(images)
+        return out if self.cutout is None else self.cutout(out, self.size, generator)
+
+    def without_first(self) -> Augment:
+        """The same without the first operation, for a loader that crops while decoding."""
+        rest = copy.copy(self)
+        rest.ops = self.ops[1:]
+        return rest
+
+
+class Normalise:
+    """uint8 [B, C, H, W] -> float32 ``(images / 255 - mean) / std``, per channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = (torch.tensor(x, dtype=torch.float32).view(-1, 1, 1) for x in (mean, std))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.mean.device != images.device:
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)

@@ -1,0 +1,134 @@
+"""A set of labelled images: metadata in memory, pixels on demand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .decode import CorruptImage, decode
+
+
+class ImageSet(ABC):
+    """N images with integer labels. Subclasses say where the bytes are.
+
+    `name`: what messages call this set, for instance "cifar10:/data/cifar-10-batches-py (train)".
+    `class_names`: C strings. `labels`: int64 [N], each in 0..C-1.
+    """
+
+    def __init__(self, name: str, class_names: Sequence[str], labels: Sequence[int] | np.ndarray) -> None:
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.labels = np.asarray(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def key(self, i: int) -> str:
+        """The stable name of image `i`, for messages and reports: a relative path, or "train.parquet#12"."""
+
+    @abstractmethod
+    def read(self, i: int) -> bytes | np.ndarray:
+        """Image `i`: the encoded file's bytes, or uint8 [H, W] or [H, W, C] where the source holds plain arrays.
+
+        Raises `CorruptImage` where the file cannot be read.
+        """
+
+    def image(self, i: int, channels: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """Image `i` decoded to uint8 [H, W, channels]: `decode`, with errors that name the image."""
+        try:
+            return decode(self.read(i), channels, at_least)
+        except CorruptImage as error:
+            raise CorruptImage(f"{self.name}: cannot read image {self.key(i)}: {error}.") from error
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        """The images at `indices`, in that order, without copying pixels."""
+        return Selection(self, np.asarray(indices, dtype=np.int64))
+
+
+class Selection(ImageSet):
+    """Some of another set's images."""
+
+    def __init__(self, base: ImageSet, indices: np.ndarray) -> None:
+        super().__init__(base.name, base.class_names, base.labels[indices])
+        self.base, self.indices = base, indices
+
+    def key(self, i: int) -> str:
+        return self.base.key(int(self.indices[i]))
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        return self.base.read(int(self.indices[i]))
+
+
+class FileSet(ImageSet):
+    """Image files under one folder. `paths` are relative to `root`."""
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        labels: Sequence[int] | np.ndarray,
+        root: Path,
+        paths: Sequence[str],
+    ) -> None:
+        super().__init__(name, class_names, labels)
+        self.root, self.paths = root, paths
+
+    def key(self, i: int) -> str:
+        return self.paths[i]
+
+    def read(self, i: int) -> bytes:
+        return read_file(self.root / self.paths[i])
+
+
+class ArraySet(ImageSet):
+    """Images of one size in one array, uint8 [N, H, W] or [N, H, W, C]. `prefix` starts their keys: "train#12"."""
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        labels: Sequence[int] | np.ndarray,
+        images: np.ndarray,
+        prefix: str,
+    ) -> None:
+        super().__init__(name, class_names, labels)
+        self.images, self.prefix = images, prefix
+
+    def key(self, i: int) -> str:
+        return f"{self.prefix}#{i}"
+
+    def read(self, i: int) -> np.ndarray:
+        return self.images[i]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a source offers: always a training set, and a test set where the source has one."""
+
+    train: ImageSet
+    test: ImageSet | None = None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises `CorruptImage` where it is missing or cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CorruptImage(f"{error.strerror or error} ({path})") from error
+
+
+def natural_channels(images: ImageSet) -> int:
+    """1 if the images are grey, RGB files of equal channels included, else 3. Looks at 64 spread over the set."""
+    for i in np.unique(np.linspace(0, len(images) - 1, 64).astype(int)):
+        try:
+            pixels = images.image(int(i), 3, at_least=(32, 32))
+        except CorruptImage:
+            continue
+        if (pixels != pixels[..., :1]).any():
+            return 3
+    return 1

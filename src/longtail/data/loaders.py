@@ -1,0 +1,362 @@
+"""Batches of augmented images: from memory (resident) or through worker processes (streaming), behind one interface.
+
+Both keep each image as the uint8 square that `squares` makes, draw the same images for the same seed, and run the same
+augmentation on the device. They differ where a view starts with `resized_crop` and images are resized: the streaming
+loader's workers then crop the whole decoded image, the resident loader the square.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import LongtailError, unknown_name
+from ..seeding import generator
+from .augment import Augment, Normalise, ResizedCrop
+from .decode import CorruptImage
+from .images import ImageSet
+from .ops import centre_crop, send
+from .samplers import ClassIndex, epoch_draws, share, steps_per_epoch
+from .squares import SquareReader
+from .streams import Batch, Stream
+
+Mode = Literal["auto", "resident", "streaming"]
+Progress = Callable[[int, int], None]
+Crops = Mapping[str, Sequence[ResizedCrop | None]]  # per stream and view: the crop that is made while decoding
+CHUNK = 64  # images that one thread decodes at a time
+
+
+class Fetched(NamedTuple):
+    """Part of a stream's batch before augmentation: uint8 images of each view, and the images' places in the loader."""
+
+    images: tuple[Tensor, ...]
+    places: Tensor
+
+
+class Request(NamedTuple):
+    """Which places each stream shows at one step of one epoch."""
+
+    seed: int
+    epoch: int
+    step: int
+    places: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a loader works, whatever its images.
+
+    `mean`, `std`: per channel, in units of 0..1, see `channel_statistics`.
+    `workers`: threads that decode at the start, processes that decode while streaming (0: none of their own).
+    `progress` is told how many images of how many have been decoded.
+    """
+
+    device: torch.device
+    mean: Sequence[float]
+    std: Sequence[float]
+    workers: int = 0
+    skip_corrupt: bool = False
+    rank: int = 0
+    world_size: int = 1
+    progress: Progress | None = None
+
+
+class Loader(ABC):
+    """Batches of one image set on a device.
+
+    `labels`: int64 [N] of the images that can be drawn. `size`: side of the images in a batch. `skipped`: keys of the
+    corrupt images met so far and left out.
+    """
+
+    def __init__(self, reader: SquareReader, setup: Setup, positions: np.ndarray) -> None:
+        """`positions`: the images of the set that can be drawn."""
+        self.setup, self.size = setup, reader.size
+        self.labels = reader.images.labels[positions]
+        self.skipped: list[str] = []
+        self._classes = ClassIndex(self.labels, len(reader.images.class_names))
+        self._positions, self._labels = torch.from_numpy(positions), torch.from_numpy(self.labels)
+        self._normalise = Normalise(setup.mean, setup.std)
+
+    def steps(self, batch_size: int) -> int:
+        """Steps of an epoch: as many as show every image once."""
+        return steps_per_epoch(len(self.labels), batch_size)
+
+    def batches(
+        self, streams: Mapping[str, Stream], *, batch_size: int, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[dict[str, Batch]]:
+        """This process's part of the training batches of `epoch`, from step `start` on.
+
+        `batch_size` counts the images of all processes together. Raises `UsageError` where it cannot be shared equally
+        or a spec is wrong, and `LongtailError` where an image is corrupt.
+        """
+        part = share(batch_size, self.setup.rank, self.setup.world_size)
+        draws = {
+            name: epoch_draws(self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch)
+            for name, stream in streams.items()
+        }
+        requests = (
+            Request(seed, epoch, step, {name: draw(step)[part] for name, draw in draws.items()})
+            for step in range(start, self.steps(batch_size))
+        )
+        views = {
+            name: [self._split(Augment(spec, self.size, self.setup.mean, self.setup.std)) for spec in stream.views]
+            for name, stream in streams.items()
+        }
+        crops = {name: [crop for crop, _ in split] for name, split in views.items()}
+        for step, fetched in enumerate(self._fetch(requests, crops), start):
+            batch = {}
+            for name, (images, places) in fetched.items():
+                augmented = []
+                for view, (source, (_, augment)) in enumerate(zip(images, views[name], strict=True)):
+                    random = generator(seed, "augment", name, view, epoch, step, self.setup.rank)
+                    augmented.append(augment(send(source, self.setup.device), random))
+                batch[name] = self._batch(augmented, places)
+            yield batch
+
+    def evaluation(self, batch_size: int) -> Iterator[Batch]:
+        """This process's share of all images, in order, each once, in one view: its middle, normalised."""
+        rank, world_size = self.setup.rank, self.setup.world_size
+        first, end = (len(self.labels) * part // world_size for part in (rank, rank + 1))
+        requests = (
+            Request(0, 0, step, {"": places}) for step, places in enumerate(torch.arange(first, end).split(batch_size))
+        )
+        for fetched in self._fetch(requests, {"": [None]}, substitute=False):
+            (source,), places = fetched[""]
+            if len(places):
+                images = centre_crop(send(source, self.setup.device), self.size)
+                yield self._batch([self._normalise(images)], places)
+
+    def _batch(self, views: Sequence[Tensor], places: Tensor) -> Batch:
+        labels, index = (send(values[places], self.setup.device) for values in (self._labels, self._positions))
+        return Batch(tuple(views), labels, index)
+
+    def _split(self, augment: Augment) -> tuple[ResizedCrop | None, Augment]:
+        """The crop that is made while decoding, if any, and what remains for the device."""
+        return None, augment
+
+    @abstractmethod
+    def _fetch(
+        self, requests: Iterable[Request], crops: Crops, substitute: bool = True
+    ) -> Iterator[Mapping[str, Fetched]]:
+        """The images of each request. Corrupt ones that are to be skipped are substituted, or left out."""
+
+
+class ResidentLoader(Loader):
+    """All images decoded once and kept on the device as uint8 [N, C, side, side]."""
+
+    def __init__(self, reader: SquareReader, setup: Setup) -> None:
+        """Raises `LongtailError` that names the corrupt images, unless they are to be skipped."""
+        images, positions, skipped = _decode(reader, np.arange(len(reader.images)), setup)
+        super().__init__(reader, setup, positions)
+        self.skipped = skipped
+        self._images = images.to(setup.device)
+
+    def _fetch(
+        self, requests: Iterable[Request], crops: Crops, substitute: bool = True
+    ) -> Iterator[Mapping[str, Fetched]]:
+        for request in requests:
+            yield {
+                name: Fetched(
+                    (self._images.index_select(0, send(places, self.setup.device)),) * len(crops[name]), places
+                )
+                for name, places in request.places.items()
+            }
+
+
+class StreamingLoader(Loader):
+    """Worker processes read and decode; a view's leading `resized_crop` is theirs too where images are resized."""
+
+    def __init__(self, reader: SquareReader, setup: Setup) -> None:
+        super().__init__(reader, setup, np.arange(len(reader.images)))
+        self._reader = reader
+
+    def _split(self, augment: Augment) -> tuple[ResizedCrop | None, Augment]:
+        first = augment.ops[0] if augment.ops and self._reader.resizes else None
+        return (first, augment.without_first()) if isinstance(first, ResizedCrop) else (None, augment)
+
+    def _fetch(
+        self, requests: Iterable[Request], crops: Crops, substitute: bool = True
+    ) -> Iterator[Mapping[str, Fetched]]:
+        setup = self.setup
+        decoder = _Decoder(self._reader, self._classes, self.labels, crops, setup.rank, setup.skip_corrupt, substitute)
+        loaded = DataLoader(
+            decoder,
+            sampler=requests,
+            batch_size=None,
+            num_workers=setup.workers,
+            pin_memory=setup.device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+        for result in loaded:
+            if isinstance(result, LongtailError):
+                raise result
+            fetched, corrupt = result
+            self.skipped += [key for key in dict.fromkeys(corrupt) if key not in self.skipped]
+            yield fetched
+
+
+class _Decoder(Dataset):
+    """What a worker process does: turn a request into images."""
+
+    def __init__(
+        self,
+        reader: SquareReader,
+        classes: ClassIndex,
+        labels: np.ndarray,
+        crops: Crops,
+        rank: int,
+        skip_corrupt: bool,
+        substitute: bool,
+    ) -> None:
+        self.reader, self.classes, self.labels, self.crops = reader, classes, labels, crops
+        self.rank, self.skip_corrupt, self.substitute = rank, skip_corrupt, substitute
+
+    def __getitem__(self, request: Request) -> tuple[dict[str, Fetched], list[str]] | LongtailError:
+        """The images and the keys of skipped ones, or the error to raise: raised here, it would arrive garbled."""
+        corrupt: dict[int, str] = {}
+        try:
+            fetched = {name: self._fetch(request, name, corrupt) for name in request.places}
+        except LongtailError as error:
+            return error
+        if corrupt and not self.skip_corrupt:
+            return _corrupt(list(corrupt.values()))
+        return fetched, [self.reader.images.key(i) for i in corrupt]
+
+    def _fetch(self, request: Request, stream: str, corrupt: dict[int, str]) -> Fetched:
+        """One stream's images. Adds those that cannot be read to `corrupt`, with the reason."""
+        places, crops = request.places[stream].tolist(), self.crops[stream]
+        sides = [self.reader.side if crop is None else self.reader.size for crop in crops]
+        out = [np.empty((len(places), self.reader.channels, side, side), np.uint8) for side in sides]
+        shown: list[int] = []
+        for row, place in enumerate(places):
+            random = generator(request.seed, "crop", stream, request.epoch, request.step, self.rank, row)
+            for i in self._candidates(place):
+                try:
+                    views = self.reader.views(i, crops, random)
+                except CorruptImage as error:
+                    corrupt[i] = str(error)
+                    continue
+                for images, view in zip(out, views, strict=True):
+                    images[len(shown)] = view
+                shown.append(i)
+                break
+            else:
+                if self.substitute and self.skip_corrupt:
+                    raise _corrupt(list(corrupt.values()))
+        return Fetched(tuple(torch.from_numpy(images[: len(shown)]) for images in out), torch.tensor(shown, dtype=torch.int64))
+
+    def _candidates(self, i: int) -> Iterator[int]:
+        """Image `i`, then, where corrupt ones are substituted, the others of its class."""
+        yield i
+        if self.skip_corrupt and self.substitute:
+            members = self.classes.members(int(self.labels[i]))
+            after = int(torch.searchsorted(members, i)) + 1
+            yield from torch.cat((members[after:], members[: after - 1])).tolist()
+
+
+def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[Tensor, np.ndarray, list[str]]:
+    """Squares of the images at `positions`, uint8 [N, C, side, side], their positions, and the keys of skipped ones."""
+    images = torch.empty(len(positions), reader.channels, reader.side, reader.side, dtype=torch.uint8)
+    pixels = images.numpy()
+    corrupt: dict[int, str] = {}
+
+    def fill(start: int) -> None:
+        for row in range(start, min(start + CHUNK, len(positions))):
+            try:
+                pixels[row] = reader.square(int(positions[row]))
+            except CorruptImage as error:
+                corrupt[row] = str(error)
+
+    with ThreadPoolExecutor(max(setup.workers, 1)) as pool:
+        for chunk, _ in enumerate(pool.map(fill, range(0, len(positions), CHUNK)), 1):
+            if setup.progress:
+                setup.progress(min(chunk * CHUNK, len(positions)), len(positions))
+    if not corrupt:
+        return images, positions, []
+    rows = sorted(corrupt)
+    if not setup.skip_corrupt or len(rows) == len(positions):
+        raise _corrupt([corrupt[row] for row in rows])
+    kept = np.delete(np.arange(len(positions)), rows)
+    return images[torch.from_numpy(kept)], positions[kept], [reader.images.key(int(positions[row])) for row in rows]
+
+
+def _corrupt(messages: list[str]) -> LongtailError:
+    """One error for all corrupt images: the first 20 by name, the others as a count."""
+    shown = messages[:20] + ([f"... and {len(messages) - 20:,} more."] if len(messages) > 20 else [])
+    count = f"{len(messages):,} corrupt image{'s' * (len(messages) > 1)}"
+    return LongtailError(
+        "\n  ".join([f"{count}:", *shown]) + "\nReplace or remove them, or pass --skip-corrupt to leave them out."
+    )
+
+
+def channel_statistics(
+    images: ImageSet, channels: int, image_size: int | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units of 0..1, over the pixels that training sees.
+
+    From up to 10,000 readable images spread evenly over the set; those of one set are always the same. A channel
+    without variation gets the deviation of one grey level. Raises `UsageError` as `SquareReader` does.
+    """
+    reader = SquareReader(images, channels, image_size)
+    positions = np.linspace(0, len(images) - 1, min(len(images), 10_000)).astype(int)
+
+    def sums(start: int) -> np.ndarray:
+        total = np.zeros((3, channels), np.int64)  # pixels, their sum, the sum of their squares: exact in any order
+        for i in positions[start : start + CHUNK].tolist():
+            with suppress(CorruptImage):
+                pixels = reader.square(i).reshape(channels, -1).astype(np.int32)
+                total += np.stack((np.full(channels, pixels.shape[1]), pixels.sum(1), (pixels**2).sum(1)))
+        return total
+
+    with ThreadPoolExecutor() as pool:
+        pixels, first, second = sum(pool.map(sums, range(0, len(positions), CHUNK)))
+    if not pixels.all():
+        raise LongtailError(f"{images.name}: none of {len(positions):,} images can be read.")
+    mean = first / pixels
+    std = np.sqrt(np.maximum(second / pixels - mean**2, 1))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def build_loader(
+    images: ImageSet,
+    *,
+    device: torch.device | str,
+    channels: int,
+    image_size: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    budget_bytes: int,
+    mode: Mode = "auto",
+    workers: int = 0,
+    skip_corrupt: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    log: Callable[[str], None] = lambda message: None,
+    progress: Progress | None = None,
+) -> Loader:
+    """The loader for a set: resident where its squares fit into `budget_bytes`, streaming otherwise, or as `mode` says.
+
+    `image_size`: side of the network's input, see `SquareReader`; the rest: see `Setup`. `log` is told the choice.
+    Raises `UsageError` for an unknown mode or images that need an `image_size`, and `LongtailError` for corrupt images.
+    """
+    if mode not in ("auto", "resident", "streaming"):
+        raise unknown_name("loader", mode, ("auto", "resident", "streaming"))
+    reader = SquareReader(images, channels, image_size)
+    needed = len(images) * channels * reader.side**2
+    resident = mode == "resident" or (mode == "auto" and needed <= budget_bytes)
+    log(
+        f"{images.name}: {len(images):,} images of {channels}x{reader.side}x{reader.side} take {needed / 1e6:,.0f} MB "
+        f"(budget {budget_bytes / 1e6:,.0f} MB): {'resident' if resident else 'streaming'}, {workers} workers"
+        f"{'' if mode == 'auto' else ', as asked'}."
+    )
+    setup = Setup(torch.device(device), mean, std, workers, skip_corrupt, rank, world_size, progress)
+    return (ResidentLoader if resident else StreamingLoader)(reader, setup)

@@ -1,0 +1,64 @@
+"""MixUp and CutMix between two batches, and the soft targets that go with them.
+
+One lambda and one box serve a whole batch, as in GLMC (Du et al., CVPR 2023, section 3.2). MixUp: Zhang et al., ICLR
+2018. CutMix: Yun et al., ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Box = tuple[int, int, int, int]
+
+
+def mixup(a: Tensor, b: Tensor, lam: float) -> Tensor:
+    """``lam * a + (1 - lam) * b`` for two float tensors of one shape."""
+    return torch.lerp(b, a, lam)
+
+
+def cutmix_box(lam: float, height: int, width: int, centre: tuple[int, int]) -> Box:
+    """The box (lo2, lo3, hi2, hi3) that covers 1 - `lam` of the image before clipping.
+
+    Sides are ``ceil(size * sqrt(1 - lam))``, edges lie ``side // 2`` before and after `centre` (row, column), clipped
+    to the image. 2 and 3 are the third (rows) and fourth (columns) dimension of an image batch.
+    """
+    cut = math.sqrt(1.0 - lam)
+    half2, half3 = (math.ceil(size * cut) // 2 for size in (height, width))
+    lo2, lo3 = max(centre[0] - half2, 0), max(centre[1] - half3, 0)
+    return lo2, lo3, min(centre[0] + half2, height), min(centre[1] + half3, width)
+
+
+def draw_cutmix_box(lam: float, height: int, width: int, generator: torch.Generator) -> Box:
+    """`cutmix_box` around a centre that is uniform on the image's pixels. `generator` lives on the CPU."""
+    row, column = (int(torch.randint(size, (), generator=generator)) for size in (height, width))
+    return cutmix_box(lam, height, width, (row, column))
+
+
+def cutmix(a: Tensor, b: Tensor, box: Box) -> Tensor:
+    """A copy of `a` [B, C, H, W] whose `box` shows `b`."""
+    lo2, lo3, hi2, hi3 = box
+    mixed = a.clone()
+    mixed[:, :, lo2:hi2, lo3:hi3] = b[:, :, lo2:hi2, lo3:hi3]
+    return mixed
+
+
+def class_weights(counts: Tensor, exponent: float) -> Tensor:
+    """Weights float64 [C] proportional to ``1 / counts ** exponent``, with mean 1."""
+    weights = counts.double() ** -exponent
+    return weights * (len(weights) / weights.sum())
+
+
+def soft_target(
+    labels_a: Tensor, labels_b: Tensor, lam: float, num_classes: int, weights: Tensor | None = None
+) -> Tensor:
+    """``lam * w[a] * onehot(a) + (1 - lam) * w[b] * onehot(b)`` as float32 [B, C].
+
+    `labels_a`, `labels_b`: int64 [B]. `weights`: [C], see `class_weights`; all ones where not given. The area that
+    clipping takes from a CutMix box does not change `lam`.
+    """
+    target = mixup(F.one_hot(labels_a, num_classes).float(), F.one_hot(labels_b, num_classes).float(), lam)
+    return target if weights is None else target * weights.to(target)

@@ -1,0 +1,143 @@
+"""Parquet files that follow Hugging Face's image convention.
+
+The image column is a struct of `bytes` and `path`; the label column holds integers, with the class names in the
+schema's `huggingface` metadata, or class names. Where no column is called `image` or `label`, the metadata says which
+to take.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import UsageError
+from ..images import ImageSet, Splits, read_file
+from .names import from_strings, numbered, test_split
+
+
+def open_parquet(location: str) -> Splits:
+    """One file, a pattern, or a folder. A split is the files whose name, or folder's name, starts with it."""
+    path = Path(location).expanduser()
+    files = sorted(path.rglob("*.parquet") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))
+    if not files:
+        raise UsageError(f"No parquet file at {path}.")
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(_split_of(file), []).append(file)
+    if len(by_split) == 1:
+        return Splits(ParquetSet(f"parquet:{path}", next(iter(by_split.values()))))
+    if "train" not in by_split:
+        raise UsageError(f"{path} has the splits {', '.join(by_split)} but none named train.")
+    test = test_split(by_split)
+    return Splits(
+        ParquetSet(f"parquet:{path} (train)", by_split["train"]),
+        ParquetSet(f"parquet:{path} (test)", by_split[test]) if test else None,
+    )
+
+
+def _split_of(file: Path) -> str:
+    for name in (file.stem, file.parent.name):
+        if match := re.match(r"(train|test|validation|val)(?![a-z])", name):
+            return match[1]
+    return "train"
+
+
+class _Rows(NamedTuple):
+    """Arrow struct arrays; the position in the set of the first row of each; the file it is from, and its row there."""
+
+    arrays: list[Any]
+    starts: np.ndarray
+    places: list[tuple[Path, int]]
+
+
+class ParquetSet(ImageSet):
+    """Rows of one or more files. The encoded images stay in Arrow's memory, where forked workers share them; a copy
+    sent by pickle reads the files again."""
+
+    def __init__(self, name: str, files: list[Path]) -> None:
+        import pyarrow.parquet as pq
+
+        self.files = files
+        self.image_column, label_column, class_names = _columns(files[0])
+        values = []
+        for file in files:
+            if _columns(file) != (self.image_column, label_column, class_names):
+                raise UsageError(f"{file} and {files[0]} differ in their columns or class names.")
+            column = pq.read_table(file, columns=[label_column])[label_column]
+            if column.null_count:
+                row = column.is_null().index(True).as_py()
+                raise UsageError(f"{file} row {row}: no label in column '{label_column}'.")
+            values.append(column.to_numpy())
+        labels = np.concatenate(values)
+        if labels.dtype.kind not in "iu":
+            labels, class_names = from_strings(labels.astype(str).tolist(), name)
+        super().__init__(name, class_names or numbered(labels, name), labels)
+        self._rows  # noqa: B018  # now, so that workers forked later share it
+
+    @cached_property
+    def _rows(self) -> _Rows:
+        import pyarrow.parquet as pq
+
+        arrays: list[Any] = []
+        places = []
+        for path in self.files:
+            row = 0
+            with pq.ParquetFile(path, memory_map=True) as file:
+                for group in range(file.num_row_groups):
+                    # one group at a time: Arrow cannot read a struct of more than 2 GB in one piece
+                    for chunk in file.read_row_group(group, columns=[self.image_column])[self.image_column].chunks:
+                        arrays.append(chunk)
+                        places.append((path, row))
+                        row += len(chunk)
+        return _Rows(arrays, np.cumsum([0, *map(len, arrays)])[:-1], places)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """The array that holds image `i`, and its row there."""
+        which = int(np.searchsorted(self._rows.starts, i, side="right")) - 1
+        return which, i - int(self._rows.starts[which])
+
+    def key(self, i: int) -> str:
+        which, row = self._place(i)
+        path, first = self._rows.places[which]
+        return f"{path.name}#{first + row}"
+
+    def read(self, i: int) -> bytes:
+        which, row = self._place(i)
+        image = self._rows.arrays[which][row]
+        encoded = image["bytes"].as_py()
+        return encoded if encoded is not None else read_file(self._rows.places[which][0].parent / str(image["path"]))
+
+
+def _columns(file: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Image column, label column, and class names (none where the schema does not say)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"Cannot read {file} as parquet: {error}.") from error
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+    image = pick(schema.names, "image", [name for name, f in features.items() if f.get("_type") == "Image"])
+    label = pick(schema.names, "label", [name for name, f in features.items() if f.get("_type") == "ClassLabel"])
+    if image is None or label is None:
+        raise UsageError(f"{file}: expected columns 'image' and 'label'; found {', '.join(schema.names)}.")
+    kind = schema.field(image).type
+    if not pa.types.is_struct(kind) or {field.name for field in kind} != {"bytes", "path"}:
+        raise UsageError(f"{file}: column '{image}' is {kind}; expected a struct of bytes and path.")
+    return image, label, tuple(features.get(label, {}).get("names", ()))
+
+
+def pick(columns: list[str], usual: str, of_the_type: list[str]) -> str | None:
+    """The column of the usual name, else the first that the features declare to be of its type."""
+    return usual if usual in columns else next(iter(of_the_type), None)

@@ -1,0 +1,119 @@
+"""From an image of any size to the square that augmentation and evaluation start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import LongtailError, UsageError
+from .augment import ResizedCrop
+from .decode import CorruptImage, decode, image_size
+from .images import ImageSet
+
+
+def stored_size(size: int) -> int:
+    """Side of the square kept for a network input of `size` pixels: a little more from 160 pixels on (256 for 224)."""
+    return round(size * 8 / 7) if size >= 160 else size
+
+
+def to_square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The middle of uint8 [H, W, C], its shorter side resized to `side`: uint8 [C, side, side].
+
+    Antialiased bilinear, and nothing at all where the size is right already.
+    """
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    left, top = (width - short) / 2, (height - short) / 2
+    return _resize(pixels, side, (left, top, left + short, top + short))
+
+
+def _resize(pixels: np.ndarray, side: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    if pixels.shape[:2] != (side, side):
+        channels = pixels.shape[2]
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box)).reshape(side, side, channels)
+    return pixels.transpose(2, 0, 1)
+
+
+def prepare_evaluation(raw: bytes | np.ndarray, channels: int, size: int, side: int) -> np.ndarray:
+    """One image as evaluation sees it: the middle `size` pixels of its square of `side`, uint8 [C, size, size].
+
+    Raises `CorruptImage`.
+    """
+    square = to_square(decode(raw, channels, at_least=(side, side)), side)
+    margin = (side - size) // 2
+    return square[:, margin : margin + size, margin : margin + size]
+
+
+class SquareReader:
+    """Reads the images of a set as squares of one size.
+
+    `image_size` is the network's input size; None takes the images as they are, which must then all be squares of one
+    size. `size` is the input size, `side` that of the squares, which is larger where resizing leaves a margin to crop.
+    """
+
+    def __init__(self, images: ImageSet, channels: int, image_size: int | None) -> None:
+        """Raises `UsageError` where the images need an `image_size` and there is none."""
+        self.images, self.channels = images, channels
+        self.resizes = image_size is not None
+        self.size = self._native_size() if image_size is None else image_size
+        self.side = stored_size(self.size) if self.resizes else self.size
+
+    def _native_size(self) -> int:
+        for i in range(len(self.images)):
+            try:
+                height, width = image_size(self.images.read(i))
+            except CorruptImage:
+                continue
+            if height != width:
+                raise self._needs_size(i, (height, width), "squares")
+            return height
+        raise LongtailError(f"{self.images.name}: none of its {len(self.images):,} images can be read.")
+
+    def _needs_size(self, i: int, shape: tuple[int, ...], expected: str) -> UsageError:
+        height, width = shape
+        return UsageError(
+            f"{self.images.name}: image {self.images.key(i)} has {height} x {width} pixels, expected {expected}. "
+            "Say what to resize the images to, for example --image-size 224."
+        )
+
+    def square(self, i: int) -> np.ndarray:
+        """Image `i` as uint8 [C, side, side].
+
+        Raises `CorruptImage`, and `UsageError` where sizes differ and none was given.
+        """
+        return self._square(i, self._decode(i, self.side))
+
+    def _decode(self, i: int, least: int) -> np.ndarray:
+        # a native size must be seen as it is, not at a scale that happens to fit
+        return self.images.image(i, self.channels, at_least=(least, least) if self.resizes else None)
+
+    def _square(self, i: int, pixels: np.ndarray) -> np.ndarray:
+        if not self.resizes and pixels.shape[:2] != (self.side, self.side):
+            raise self._needs_size(i, pixels.shape[:2], f"{self.side} x {self.side} like the first")
+        return to_square(pixels, self.side)
+
+    def views(self, i: int, crops: Sequence[ResizedCrop | None], generator: torch.Generator) -> list[np.ndarray]:
+        """Image `i`, decoded once, and for each of `crops` a random crop uint8 [C, size, size], or for None the square.
+
+        A JPEG is decoded at the smallest scale at which each crop's first candidate keeps `size` pixels.
+        """
+        draws = [None if crop is None else crop.draw(1, generator) for crop in crops]
+        least = max(self.side if draw is None else self._least(*draw[0, 0, :2].tolist()) for draw in draws)
+        pixels = self._decode(i, least)
+        return [
+            self._square(i, pixels) if crop is None or draw is None else self._crop(pixels, crop, draw)
+            for crop, draw in zip(crops, draws, strict=True)
+        ]
+
+    def _least(self, area: float, ratio: float) -> int:
+        return math.ceil(self.size / math.sqrt(area * min(ratio, 1 / ratio)))
+
+    def _crop(self, pixels: np.ndarray, crop: ResizedCrop, draw: Tensor) -> np.ndarray:
+        top, left, height, width = crop.boxes(draw, *pixels.shape[:2])[0].tolist()
+        return _resize(pixels[top : top + height, left : left + width], self.size)

@@ -1,0 +1,171 @@
+"""The deployable model: safetensors weights beside a JSON description, and what reads them back to predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..classes import Classes
+from ..config import Section, validate
+from ..data.augment import Normalise
+from ..data.decode import decode
+from ..data.ops import centre_crop
+from ..data.squares import to_square
+from ..errors import LongtailError, UsageError
+from ..methods import method_class
+from ..methods.base import Method
+from ..models import build_backbone
+from .files import write_atomically, write_text
+
+FORMAT = 1
+Name = TypeVar("Name")
+Image = Union[str, Path, bytes, np.ndarray, Any]  # Any: a PIL image
+
+
+class Preprocessing(Section):
+    """How pixels become a network's input."""
+
+    resize: int = Field(description="the shorter side is resized to this, and the middle square kept")
+    image_size: int = Field(description="the middle of that square which the network sees")
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Description(Section):
+    """`model.json`: everything but the weights."""
+
+    format: int
+    method: str
+    options: dict[str, Any]
+    backbone: str
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    preprocessing: Preprocessing
+    parameters: int
+
+
+def save_model(folder: Path, method: Method, description: Description) -> None:
+    """Write model.safetensors (the deployed parts only) and model.json."""
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in method.state_dict().items()
+        if name.split(".", 1)[0] in method.deployed
+    }
+    write_atomically(folder / "model.safetensors", lambda temporary: save_file(weights, temporary))
+    write_text(folder / "model.json", description.model_dump_json(indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The `k` best classes of one image, best first, with their probabilities."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        return self.labels[0]
+
+    @property
+    def probability(self) -> float:
+        return self.probabilities[0]
+
+
+class Predictor:
+    """A trained classifier, ready to use: ``longtail.load("runs/mine").predict(["a.jpg", "b.jpg"])``."""
+
+    def __init__(self, method: Method, description: Description, device: torch.device) -> None:
+        self.method = method.to(device).eval()
+        self.description = description
+        self.device = device
+        pixels = description.preprocessing
+        self._normalise = Normalise(pixels.mean, pixels.std)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.description.classes
+
+    def predict(self, images: Image | Sequence[Image], top: int = 1, batch_size: int = 64) -> list[Prediction]:
+        """Predict paths, encoded bytes, PIL images or uint8 arrays [H, W] or [H, W, C], one or a list of them.
+
+        Raises `UsageError` for a missing file and `CorruptImage` for one that cannot be read.
+        """
+        if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Iterable):
+            images = [images]
+        return [prediction for _, prediction in self.stream(((None, self.prepare(image)) for image in images), top, batch_size)]
+
+    def stream(
+        self, images: Iterable[tuple[Name, Tensor]], top: int = 1, batch_size: int = 64
+    ) -> Iterator[tuple[Name, Prediction]]:
+        """Predict pairs of a name and a prepared image lazily: only one batch is in memory, however many there are."""
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            names, tensors = zip(*batch, strict=True)
+            yield from zip(names, self._rank(self.logits(tensors), top), strict=True)
+
+    def prepare(self, image: Image) -> Tensor:
+        """Decode and resize one image: uint8 [C, S, S]."""
+        if isinstance(image, (str, Path)):
+            try:
+                image = Path(image).read_bytes()
+            except OSError as error:
+                raise UsageError(f"Cannot read {image}: {error.strerror}.") from error
+        elif not isinstance(image, (bytes, np.ndarray)):
+            image = np.asarray(image)
+        pixels = self.description.preprocessing
+        square = to_square(decode(image, pixels.channels, at_least=(pixels.resize, pixels.resize)), pixels.resize)
+        return torch.from_numpy(np.ascontiguousarray(square))
+
+    @torch.inference_mode()
+    def logits(self, images: Sequence[Tensor]) -> Tensor:
+        """Prepared images, uint8 [C, S, S] each -> logits float32 [B, C]."""
+        squares = centre_crop(torch.stack(list(images)).to(self.device), self.description.preprocessing.image_size)
+        return self.method.logits(self._normalise(squares)).float().cpu()
+
+    def _rank(self, logits: Tensor, top: int) -> list[Prediction]:
+        probabilities, order = logits.softmax(1).topk(min(top, len(self.classes)), dim=1)
+        return [
+            Prediction(tuple(self.classes[label] for label in labels), tuple(row))
+            for labels, row in zip(order.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+
+def load(path: str | Path, device: str = "cpu") -> Predictor:
+    """Read a deployable model from a run folder (or any folder with model.json and model.safetensors).
+
+    Raises `UsageError` where there is none, `LongtailError` where its files are damaged or disagree.
+    """
+    folder = Path(path)
+    if not (folder / "model.json").is_file():
+        raise UsageError(f"{folder} holds no model.json: give a finished run's folder.")
+    try:
+        content = json.loads((folder / "model.json").read_text())
+        if content.get("format") != FORMAT:
+            raise LongtailError(f"{folder / 'model.json'} has format {content.get('format')}; this version reads {FORMAT}.")
+        description: Description = validate(Description, content, str(folder / "model.json"))
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise LongtailError(f"The model in {folder} is damaged: {error}") from error
+    cls = method_class(description.method)
+    method = cls(
+        build_backbone(description.backbone, description.preprocessing.channels),
+        Classes(description.classes, description.class_counts),
+        validate(cls.Options, description.options, f"options of {description.method}"),
+    )
+    missing, unexpected = method.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if name.split(".", 1)[0] in method.deployed]
+    if missing or unexpected:
+        raise LongtailError(f"The weights in {folder} do not fit its model.json: {(missing + unexpected)[:3]}.")
+    return Predictor(method, description, torch.device(device))

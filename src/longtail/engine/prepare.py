@@ -1,0 +1,146 @@
+"""From a config to the objects of a run: data carved and loaded, model built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from ..classes import Classes
+from ..config import Config, DataConfig, validate
+from ..data.images import ImageSet, natural_channels
+from ..data.loaders import Loader, build_loader, channel_statistics
+from ..data.longtail import carve, check_labels, check_range, holdout, subset_hash
+from ..data.sources import open_source
+from ..data.squares import stored_size
+from ..errors import LongtailError
+from ..methods import method_class
+from ..methods.base import Method
+from ..models import build_backbone
+from ..seeding import derive_seed
+from .deploy import Preprocessing
+
+logger = logging.getLogger("longtail")
+
+# Share of training held out where a source has no test split of its own: enough to see every shot group.
+DEFAULT_VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which images a run trains and is judged on, before any pixel is read."""
+
+    classes: Classes
+    train: ImageSet
+    held_out: Mapping[str, ImageSet]
+    description: Mapping[str, Any]
+
+
+def choose_images(data: DataConfig, seed: int) -> Subset:
+    """Open the source, carve the long tail, hold out validation. Raises `UsageError` for what cannot be done."""
+    splits = open_source(data.source, test=data.test, root=data.root)
+    source = splits.train
+    check_labels(source)
+    indices = np.arange(len(source))
+    if data.imbalance is not None:
+        names = len(source.class_names)
+        indices = carve(source.labels, names, data.imbalance, data.profile, data.subset, data.subset_seed)
+    share = data.validation
+    if share is None:
+        share = 0.0 if splits.test is not None else DEFAULT_VALIDATION
+    held_out: dict[str, ImageSet] = {}
+    if share:
+        kept, validation = holdout(source.labels[indices], share, derive_seed(seed, "validation") % 2**32)
+        held_out["val"] = source.select(indices[validation])
+        indices = indices[kept]
+    if splits.test is not None:
+        check_range(splits.test)
+        held_out["test"] = splits.test
+    train = source.select(indices)
+    classes = Classes.from_labels(source.class_names, train.labels)
+    description = {
+        "source": source.name,
+        "train_images": len(train),
+        "classes": len(classes),
+        "imbalance_factor": round(classes.imbalance_factor, 2),
+        "subset": f"{data.profile}, {data.subset}" if data.imbalance is not None else "as it is",
+        "subset_hash": subset_hash(indices),
+        **{f"{name}_images": len(images) for name, images in held_out.items()},
+    }
+    return Subset(classes, train, held_out, description)
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """`classes` counts the images that can be drawn: without the unreadable ones that were left out."""
+
+    train: Loader
+    held_out: Mapping[str, Loader]
+    classes: Classes
+    preprocessing: Preprocessing
+
+    @property
+    def skipped(self) -> list[str]:
+        """Unreadable images that were left out, by name."""
+        return [name for loader in (self.train, *self.held_out.values()) for name in loader.skipped]
+
+
+def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders:
+    """Load, or get ready to stream, every split, normalised as the config says or by the training images' statistics.
+
+    Raises `LongtailError` where an image is corrupt and is not to be skipped, or where skipping leaves a class empty.
+    """
+    channels = natural_channels(subset.train)
+    mean, std = config.mean, config.std
+    if mean is None or std is None:
+        mean, std = channel_statistics(subset.train, channels, config.image_size)
+    train = build_split(subset.train, config, fabric, channels, mean, std)
+    classes = Classes.from_labels(subset.classes.names, train.labels)
+    if 0 in classes.counts:
+        raise LongtailError(f"Every training image of class '{classes.names[classes.counts.index(0)]}' is corrupt.")
+    held_out = {
+        name: build_split(images, config, fabric, channels, mean, std)
+        for name, images in subset.held_out.items()
+    }
+    resize = train.size if config.image_size is None else stored_size(train.size)
+    preprocessing = Preprocessing(resize=resize, image_size=train.size, channels=channels, mean=mean, std=std)
+    return Loaders(train, held_out, classes, preprocessing)
+
+
+def build_split(
+    images: ImageSet,
+    config: DataConfig,
+    fabric: Fabric,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Loader:
+    """The loader of one split, on this process's device."""
+    return build_loader(
+        images,
+        device=fabric.device,
+        channels=channels,
+        image_size=config.image_size,
+        budget_bytes=int(config.budget_gb * 2**30),
+        mean=mean,
+        std=std,
+        mode=config.loader,
+        workers=config.workers,
+        skip_corrupt=config.skip_corrupt,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        log=logger.info,
+    )
+
+
+def build_method(config: Config, classes: Classes, channels: int) -> Method:
+    """The method with its backbone, initialised from the run's seed."""
+    torch.manual_seed(derive_seed(config.seed, "initialisation"))
+    method = method_class(config.method)
+    options = validate(method.Options, config.options, f"options of {config.method}")
+    return method(build_backbone(config.backbone, channels, config.pretrained), classes, options)

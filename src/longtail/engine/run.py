@@ -1,0 +1,132 @@
+"""The run folder: what one training leaves behind, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import Config, load_yaml, save_yaml, validate
+from ..errors import LongtailError, UsageError
+from .files import write_atomically, write_text
+
+logger = logging.getLogger("longtail")
+
+
+class Run:
+    """A folder holding the resolved config, environment, metrics, checkpoint, predictions and deployable model of a training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.environment_file = path / "environment.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoint_file = path / "last.ckpt"
+        self.results_file = path / "results.json"
+        self.predictions_file = path / "predictions.parquet"
+        self.log_file = path / "log.txt"
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run. Raises `UsageError` where `path` is not a run folder."""
+        run = cls(Path(path))
+        if not run.config_file.is_file():
+            raise UsageError(f"{path} is not a run folder: it has no config.yaml. `longtail train` makes one.")
+        return run
+
+    def create(self, config: Config) -> None:
+        """Make the folder for a new run. Raises `UsageError` where it is already in use."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            advice = f"continue it with `longtail train --resume {self.path}`, or " if self.config_file.exists() else ""
+            raise UsageError(f"{self.path} already exists and is not empty: {advice}choose another --out.")
+        write_text(self.config_file, save_yaml(config))
+
+    def config(self) -> Config:
+        return validate(Config, load_yaml(self.config_file), str(self.config_file))
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one epoch's line."""
+        try:
+            with self.metrics_file.open("a") as handle:
+                handle.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise LongtailError(f"Cannot write {self.metrics_file}: {error.strerror}. The last checkpoint is kept.") from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record per finished epoch, oldest first."""
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()] if self.metrics_file.exists() else []
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Forget lines written after the checkpoint (a killed run may have written one, or half of one)."""
+        lines = self.metrics_file.read_text().splitlines()[:epochs] if self.metrics_file.exists() else []
+        write_text(self.metrics_file, "".join(line + "\n" for line in lines))
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        write_atomically(self.checkpoint_file, lambda temporary: torch.save(dict(state), temporary))
+
+    def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The last saved state. Raises `UsageError` where there is none, `LongtailError` where it cannot be read."""
+        if not self.checkpoint_file.is_file():
+            raise UsageError(f"{self.path} has no last.ckpt: the run stopped before its first epoch ended. Start it anew.")
+        try:
+            return torch.load(self.checkpoint_file, map_location=device, weights_only=True)
+        except Exception as error:
+            raise LongtailError(f"{self.checkpoint_file} is damaged and cannot be read: {error}") from error
+
+    def results(self) -> dict[str, Any]:
+        """What the finished run measured. Raises `UsageError` for a run that has not finished."""
+        if not self.results_file.is_file():
+            raise UsageError(f"{self.path} has not finished: continue it with `longtail train --resume {self.path}`.")
+        return json.loads(self.results_file.read_text())
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    packages = ("longtail", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "pyarrow")
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "processor": device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "git_commit": _git_commit(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The marketing name of the processor that computes, with the core count for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), name)
+    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def _git_commit() -> str | None:
+    """The commit of the longtail checkout that runs, "+" where it has changes; None for an installed package."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() if tracked.returncode == 0 else None

@@ -1,0 +1,82 @@
+"""Scoring a trained model again: on its own held-out split, or on other images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ..data.images import ImageSet
+from ..data.loaders import Loader
+from ..errors import UsageError
+from ..evaluation.geometry import geometry as measure_geometry
+from ..methods.base import Method
+from .deploy import load
+from .evaluate import evaluate
+from .prepare import build_split, choose_images
+from .run import Run
+from .schedule import use_bf16
+
+
+def score(
+    path: str | Path, *, data: str | None = None, split: str | None = None, geometry: bool = False, batch_size: int = 256
+) -> dict[str, Any]:
+    """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
+
+    `geometry` adds the feature geometry on these images and on the training images. Raises `UsageError` for a split that the
+    run does not have, or data with other classes.
+    """
+    config = Run.open(path).config()
+    fabric = Fabric(accelerator=config.train.accelerator, devices=1)
+    predictor = load(path, fabric.device)
+    pixels = predictor.description.preprocessing
+    subset = choose_images(config.data, config.seed)
+    splits: dict[str, ImageSet] = {"train": subset.train, **subset.held_out}
+    if data is not None:
+        split = "data"
+        splits[split] = choose_images(config.data.model_copy(update={"test": data}), config.seed).held_out["test"]
+    split = split or ("test" if "test" in splits else "val")
+    if split not in splits:
+        raise UsageError(f"{path} has no split '{split}'; it has {', '.join(splits)}. Give other images with --data.")
+
+    def loader(name: str) -> Loader:
+        return build_split(splits[name], config.data, fabric, pixels.channels, pixels.mean, pixels.std)
+
+    scored = loader(split)
+    method = predictor.method
+    if use_bf16(config.train, fabric.device):
+        method.backbone.precision = torch.bfloat16
+    result = {
+        "run": str(path),
+        "source": splits[split].name,
+        "split": split,
+        "images": len(splits[split]),
+        "classes": list(predictor.classes),
+        "class_counts": list(predictor.description.class_counts),
+        "metrics": evaluate(method, scored, batch_size),
+    }
+    if geometry:
+        measured = {"train": loader("train"), split: scored}
+        result["geometry"] = {name: _geometry(method, images, batch_size) for name, images in measured.items()}
+    return result
+
+
+def _geometry(method: Method, loader: Loader, batch_size: int) -> dict[str, Any]:
+    classifier = method.get_submodule(method.deployed[-1])
+    return measure_geometry(_Features(method, loader, batch_size), classifier.rows, classifier.bias, method.classes.shots)
+
+
+class _Features:
+    """Features and labels of a loader's images, computed anew each time they are gone through."""
+
+    def __init__(self, method: Method, loader: Loader, batch_size: int) -> None:
+        self.method, self.loader, self.batch_size = method, loader, batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with torch.inference_mode():
+            for batch in self.loader.evaluation(self.batch_size):
+                yield self.method.features(batch.views[0]), batch.labels

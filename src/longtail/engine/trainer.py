@@ -1,0 +1,320 @@
+"""The one training loop: stages of epochs of steps, saved so that it can stop anywhere and go on as if it had not."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..config import Config, TrainConfig, merge, validate
+from ..errors import LongtailError, UsageError
+from ..methods.base import Batch, Clock, Method, Stage
+from ..models import count_parameters
+from ..seeding import derive_seed, generator
+from .evaluate import evaluate
+from .prepare import Loaders, Subset, build_loaders, build_method, choose_images
+from .reporter import Reporter
+from .results import deployed_parameters, write_results
+from .run import Run, device_name, environment, write_json
+from .schedule import build_optimizer, learning_rate, use_bf16
+from .signals import StopRequest
+
+logger = logging.getLogger("longtail")
+
+# Steps between looks at the losses' values: each look makes the host wait for the device.
+CHECK_EVERY = 50
+# Evaluations during a run, where the config does not say.
+EVALUATIONS = 20
+
+
+class Interrupted(LongtailError):
+    """Training was asked to stop, and saved its state first. The exit code is the shell's: 128 + signal."""
+
+    def __init__(self, number: int, run: Run) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}. Continue with: longtail train --resume {run.path}")
+        self.exit_code = 128 + number
+
+
+@dataclass
+class Progress:
+    """How far a run is. `stage`, `epoch` and `step` are the next to do; `lines` of metrics are written; `totals` are the
+    loss terms summed over the steps of an epoch that was interrupted; `best` belongs to the authors' protocol."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    lines: int = 0
+    seconds: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains one run from its config, or goes on with one that was stopped."""
+
+    def __init__(self, config: Config, run: Run, reporter: Reporter | None = None) -> None:
+        self.config, self.run, self.reporter = config, run, reporter or Reporter()
+        torch.use_deterministic_algorithms(config.train.deterministic)
+        self.fabric = Fabric(
+            accelerator=config.train.accelerator,
+            devices=config.train.devices,
+            # Methods skip parts in some epochs (BCE3S its projector in the first), which DDP must be told to expect.
+            strategy=DDPStrategy(find_unused_parameters=True) if config.train.devices > 1 else "auto",
+        )
+
+    def fit(self, resume: bool = False) -> dict[str, Any]:
+        """Train to the end and return the results.
+
+        Raises `Interrupted` after saving when asked to stop, `LongtailError` when a loss is not finite.
+        """
+        self.fabric.launch()
+        state = self._load_state() if resume else None
+        self.progress = Progress(**state["progress"]) if state else Progress()
+        subset = choose_images(self.config.data, self.config.seed)
+        self.loaders = build_loaders(self.config.data, subset, self.fabric)
+        self.method = self._build_method()
+        self._describe(subset)
+        stages = self._stages()
+        if state:
+            self.method.load_state_dict(state["method"])
+            self.run.truncate_metrics(self.progress.lines)
+        elif self.config.start_from is not None:
+            load_weights(self.method, Run.open(self.config.start_from))
+        self.board = TensorBoardLogger(
+            self.run.path, name="", version="tensorboard", purge_step=self.progress.lines if resume else None
+        )
+        with StopRequest() as self.stop:
+            for stage in stages[self.progress.stage :]:
+                self._fit_stage(stage, state)
+                state = None
+        self.board.finalize("success")
+        return write_results(self.config, self.run, self.method, self.loaders, subset, asdict(self.progress))
+
+    def _load_state(self) -> dict[str, Any]:
+        state = self.run.load_checkpoint()
+        if state["method_name"] != self.config.method:
+            raise UsageError(
+                f"{self.run.checkpoint_file} is a checkpoint of '{state['method_name']}', not of '{self.config.method}'."
+            )
+        return state
+
+    def _build_method(self) -> Method:
+        method = build_method(self.config, self.loaders.classes, self.loaders.preprocessing.channels)
+        if use_bf16(self.config.train, self.fabric.device):
+            method.backbone.precision = torch.bfloat16
+        method.to(self.fabric.device)
+        if self.config.train.channels_last:
+            method.to(memory_format=torch.channels_last)
+        if self.config.train.compile:
+            method.backbone.compile()
+        return method
+
+    def _describe(self, subset: Subset) -> None:
+        """Log and record what is about to be trained, on what and where."""
+        backbone, device = self.method.backbone, self.fabric.device
+        facts = environment(device) | {
+            "method": self.config.method,
+            "backbone": self.config.backbone,
+            "backbone_parameters": count_parameters(backbone),
+            "deployed_parameters": deployed_parameters(self.method),
+            "precision": "bf16" if backbone.precision else "fp32",
+            "data": dict(subset.description),
+            "skipped_images": self.loaders.skipped,
+        }
+        if self.fabric.is_global_zero:
+            write_json(self.run.environment_file, facts)
+        logger.info("data: %s", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts["data"].items()))
+        logger.info(
+            "model: %s with %s parameters, %s, %s",
+            self.config.backbone, f"{facts['deployed_parameters']:,}", facts["precision"], device_name(device),
+        )  # fmt: skip
+
+    def _stages(self) -> list[Stage]:
+        stages = {stage.name: stage for stage in self.method.stages()}
+        wanted = self.config.stages or tuple(stages)
+        if unknown := [name for name in wanted if name not in stages]:
+            raise UsageError(
+                f"{self.config.method} has no stage '{unknown[0]}' with these options; it has: {', '.join(stages)}."
+            )
+        return [stage for name, stage in stages.items() if name in wanted]
+
+    def _fit_stage(self, stage: Stage, state: Mapping[str, Any] | None) -> None:
+        overridden = merge(self.config.train.model_dump(), stage.optim)
+        self.train: TrainConfig = validate(TrainConfig, overridden, f"stage {stage.name} of {self.config.method}")
+        resumed = state if state is not None and "optimizer" in state else None
+        if resumed is None:
+            self.method.before_stage(stage, lambda: self.loaders.train.evaluation(self.train.batch_size))
+        parts = [self.method.get_submodule(name) for name in stage.trains] if stage.trains else [self.method]
+        self.method.requires_grad_(False)
+        for part in parts:
+            part.requires_grad_(True)
+        module = self.fabric.setup_module(self.method)
+        optimizer = build_optimizer(self.train, [p for p in self.method.parameters() if p.requires_grad])
+        optimizer = self.fabric.setup_optimizers(optimizer)
+        averaged = None
+        if self.train.ema is not None:
+            averaged = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema), use_buffers=True)
+        if resumed is not None:
+            optimizer.load_state_dict(resumed["optimizer"])
+            if averaged is not None:
+                averaged.load_state_dict(resumed["averaged"])
+        self.module, self.optimizer, self.averaged = module, optimizer, averaged
+
+        steps = self.loaders.train.steps(self.train.batch_size)
+        done = self.progress.epoch * steps + self.progress.step
+        self.reporter.begin(f"{self.config.method} {stage.name}", self.train.epochs * steps, done)
+        while self.progress.epoch < self.train.epochs:
+            self.method.eval()
+            for part in parts:
+                part.train()
+            self._fit_epoch(stage, steps)
+        self.reporter.end()
+        if averaged is not None:
+            self.method.load_state_dict(averaged.module.state_dict())
+        self.progress.stage, self.progress.epoch = self.progress.stage + 1, 0
+        self._save(between_stages=True)
+
+    def _fit_epoch(self, stage: Stage, steps: int) -> None:
+        progress, seed = self.progress, self.config.seed
+        epoch, start = progress.epoch, progress.step
+        begun = time.perf_counter()
+        totals = {name: torch.tensor(value, device=self.fabric.device) for name, value in progress.totals.items()}
+        batches = self.loaders.train.batches(
+            stage.streams, batch_size=self.train.batch_size, seed=derive_seed(seed, stage.name), epoch=epoch, start=start
+        )
+        for step, batch in enumerate(batches, start):
+            clock = self._clock(stage, step, steps)
+            torch.manual_seed(derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank))
+            rate = learning_rate(self.train, epoch, step, steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            terms = self._step(batch, clock)
+            for name, value in terms.items():
+                totals[name] = totals[name] + value.detach() if name in totals else value.detach().clone()
+            self.method.after_step(clock)
+            self.reporter.advance()
+            if (step + 1) % CHECK_EVERY == 0:
+                self._check_finite(totals, step)
+            if self.stop.number is not None:
+                self._check_finite(totals, step)
+                progress.seconds += time.perf_counter() - begun
+                progress.step, progress.totals = step + 1, {name: value.item() for name, value in totals.items()}
+                self._save()
+                raise Interrupted(self.stop.number, self.run)
+        self._check_finite(totals, steps - 1)
+        seconds = time.perf_counter() - begun
+        progress.seconds += seconds
+        self.method.after_epoch(self._clock(stage, steps - 1, steps))
+        images = (steps - start) * self.train.batch_size
+        record = {
+            "stage": stage.name,
+            "epoch": epoch,
+            "lr": rate,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(images / seconds, 1),
+            "loss": {name: self.fabric.all_reduce(value).item() / steps for name, value in totals.items()},
+            **self._evaluate(epoch),
+        }
+        progress.epoch, progress.step, progress.totals, progress.lines = epoch + 1, 0, {}, progress.lines + 1
+        if self.fabric.is_global_zero:
+            self.run.append_metrics(record)
+            self.board.log_metrics(_flat(record), progress.lines - 1)
+        self.reporter.epoch(record)
+        self._save()
+
+    def _clock(self, stage: Stage, step: int, steps: int) -> Clock:
+        epoch = self.progress.epoch
+        shared = generator(self.config.seed, "method", stage.name, epoch, step)
+        return Clock(stage.name, epoch, self.train.epochs, step, steps, shared)
+
+    def _step(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.module(batch, clock)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(terms.values())).sum())
+        if self.train.clip is not None:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.train.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.method)
+        return terms
+
+    def _check_finite(self, totals: Mapping[str, Tensor], step: int) -> None:
+        bad = [name for name, value in totals.items() if not torch.isfinite(value)]
+        if bad:
+            kept = f"The last good checkpoint is {self.run.checkpoint_file}. " if self.run.checkpoint_file.exists() else ""
+            raise LongtailError(
+                f"Loss term '{bad[0]}' is not finite (found by epoch {self.progress.epoch + 1}, step {step + 1}). "
+                f"{kept}Try a lower train.lr, train.clip=1 or train.precision=fp32."
+            )
+
+    def _evaluate(self, epoch: int) -> dict[str, Any]:
+        """Scores of this epoch's weights on the split that is watched, where they are due."""
+        train, held_out = self.train, self.loaders.held_out
+        every = train.eval_every or max(1, train.epochs // EVALUATIONS)
+        due = (epoch + 1) % every == 0 or epoch + 1 == train.epochs
+        model = self.averaged.module if self.averaged is not None else self.method
+        watched = [name for name in ("val", "test") if name in held_out][:1] if due else []
+        if train.authors_protocol and "test" in held_out:
+            watched = sorted({*watched, "test"})
+        scores: dict[str, Any] = {}
+        for name in watched:
+            scores[name] = _summary(evaluate(model, held_out[name], train.batch_size))
+        if train.authors_protocol and "test" in held_out:
+            flipped = evaluate(model, held_out["test"], train.batch_size, flip=True)
+            scores["test_flip"] = _summary(flipped)
+            for name in ("test", "test_flip"):
+                if scores[name]["top1"] > self.progress.best.get(name, {"top1": -1.0})["top1"]:
+                    self.progress.best[name] = {"top1": scores[name]["top1"], "line": self.progress.lines}
+        return scores
+
+    def _save(self, between_stages: bool = False) -> None:
+        if self.fabric.is_global_zero:
+            state = {"method_name": self.config.method, "method": self.method.state_dict(), "progress": asdict(self.progress)}
+            if not between_stages:
+                state["optimizer"] = self.optimizer.state_dict()
+                if self.averaged is not None:
+                    state["averaged"] = self.averaged.state_dict()
+            self.run.save_checkpoint(state)
+        self.fabric.barrier()
+
+
+def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The scalars of an evaluation: what a line of metrics.jsonl holds."""
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested numbers as name/inner: number, for TensorBoard."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            flat[prefix + name] = value
+    return flat
+
+
+def load_weights(method: Method, source: Run) -> None:
+    """Start from another run's weights: every part that both have, by name and shape; the backbone must be among them.
+
+    Raises `UsageError` where the two runs' backbones differ.
+    """
+    theirs = source.load_checkpoint()["method"]
+    ours = method.state_dict()
+    shared = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+    absent = [name for name in ours if name.startswith("backbone.") and name not in shared]
+    if absent:
+        raise UsageError(f"{source.path} has another backbone ({source.config().backbone}): '{absent[0]}' does not fit.")
+    method.load_state_dict(shared, strict=False)
+    fresh = sorted({name.split(".")[0] for name in ours if name not in shared})
+    logger.info("started from %s%s", source.path, f"; newly initialised: {', '.join(fresh)}" if fresh else "")

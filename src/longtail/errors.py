@@ -1,0 +1,29 @@
+"""The two ways a command fails, and the exit code of each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LongtailError(Exception):
+    """Something went wrong with the work itself (a corrupt image, a NaN loss, a full disk): exit code 1.
+
+    The message is one or two sentences that say what was found, where, what was expected, and what to do.
+    """
+
+    exit_code = 1
+
+
+class UsageError(LongtailError, ValueError):
+    """The request itself cannot be carried out (unknown name, missing file, impossible option): exit code 2."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """A `UsageError` for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+    return UsageError(f"Unknown {kind} '{name}'. {hint}")

@@ -1,0 +1,73 @@
+"""What BCE3S (AAAI 2026) adds to BCE: a class subset, a memory of one feature per class, two more uses of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bce import bce
+from .distributed import all_gather_with_grad
+from .precision import full_precision
+
+
+@torch.no_grad()
+def draw_class_mask(labels: Tensor, r: float, scores: Tensor) -> Tensor:
+    """The classes that take part in a step: those in the batch, and random others up to floor(r C) in all.
+
+    `labels`: int64 [B]. `scores`: float [C], uniform in [0, 1), the same on every process. Returns bool [C], the same
+    on every process: the batch is that of all of them. Where it has more than floor(r C) classes, they are the subset.
+    """
+    everyone = all_gather_with_grad(labels)
+    first_present = scores.index_fill(0, everyone, 2.0)
+    drawn = first_present.topk(int(r * len(scores))).indices
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    return mask.index_fill_(0, drawn, True).index_fill_(0, everyone, True)
+
+
+@torch.no_grad()
+def update_class_memory(memory: Tensor, seen: Tensor, features: Tensor, labels: Tensor) -> None:
+    """Overwrite, in place, each class's feature with that of its last sample in the batch, and mark the class as seen.
+
+    `memory`: float [C, D]. `seen`: bool [C]. `features`: float [B, D]. `labels`: int64 [B]. Under `torch.distributed`
+    the batch is that of all processes, in rank order, and every process ends with the same memory.
+    """
+    features, labels = all_gather_with_grad(features), all_gather_with_grad(labels)
+    last = torch.zeros_like(seen, dtype=torch.int64)
+    last.scatter_reduce_(0, labels, torch.arange(len(labels), device=labels.device), "amax")
+    # Samples of one class all write the same row, so the order of the writes does not matter.
+    memory.index_copy_(0, labels, features[last[labels]].to(memory.dtype))
+    seen.index_fill_(0, labels, True)
+
+
+@full_precision
+def prototype_loss(
+    features: Tensor,
+    memory: Tensor,
+    seen: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    tau: float = 1.0,
+    loss: Callable[..., Tensor] = bce,
+) -> Tensor:
+    """The contrastive term of one mixed view: `loss` on the cosines of its features with the class memory, over `tau`.
+
+    `features`: float [B, D]. `memory`, `seen`: see `update_class_memory`; classes not seen yet take no part. `labels`:
+    int64 [B, K] and `weights`: float [B, K], see `bce.bce_per_sample`. `loss`: `bce`, or `softmax.cross_entropy` for
+    the paper's ablation.
+    """
+    cosines = F.normalize(features) @ F.normalize(memory).T
+    # A copy: the memory may be updated before the backward pass reads the mask.
+    return loss(cosines / tau, labels, weights, class_mask=seen.clone())
+
+
+@full_precision
+def uniform_loss(rows: Tensor, loss: Callable[..., Tensor] = bce) -> Tensor:
+    """The uniform term: `loss` on the cosines between classifier `rows` float [C, D], each a sample of its own class.
+
+    `loss`: `bce`, or `softmax.cross_entropy` for the paper's ablation.
+    """
+    unit = F.normalize(rows)
+    return loss(unit @ unit.T, torch.arange(len(rows), device=rows.device))

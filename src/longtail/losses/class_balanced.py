@@ -1,0 +1,61 @@
+"""Class-balanced losses: each sample weighted by its class's effective number of samples (Cui et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bce import bce_per_sample
+from .precision import full_precision
+
+
+def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
+    """Class weights float32 [C], proportional to (1 - beta) / (1 - beta^n_c) and summing to C.
+
+    `class_counts`: [C], each at least 1. `beta`: in (0, 1); 0.9999 is usual. Source: Cui et al., section 4.
+    """
+    # expm1: 1 - beta^n loses all its digits in float32 where n is small and beta near 1.
+    weights = -1 / torch.expm1(class_counts.float() * math.log(beta))
+    return weights * (len(weights) / weights.sum())
+
+
+@full_precision
+def class_balanced_bce(
+    logits: Tensor, labels: Tensor, class_weights: Tensor, class_mask: Tensor | None = None
+) -> Tensor:
+    """BCE summed over classes, weighted by each sample's class, averaged over the batch.
+
+    `logits`: float [B, C], clamped to +/-64. `labels`: int64 [B]. `class_weights`: [C], see `effective_number_weights`.
+    `class_mask`: bool [C], the classes summed over (None: all). With a mask it is the loss of BCE3S's second stage.
+    """
+    return (class_weights[labels] * bce_per_sample(logits, labels, class_mask=class_mask)).mean()
+
+
+def class_balanced_sigmoid(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """`class_balanced_bce` averaged over the C classes instead of summed."""
+    return class_balanced_bce(logits, labels, class_weights) / logits.shape[1]
+
+
+@full_precision
+def class_balanced_softmax(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """BCE on softmax probabilities, weighted by each sample's class, averaged over samples and classes.
+
+    So the authors released it; their paper has cross-entropy weighted by class. Shapes as in `class_balanced_bce`.
+    """
+    target = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
+    return F.binary_cross_entropy(logits.softmax(1), target, weight=class_weights[labels, None])
+
+
+@full_precision
+def class_balanced_focal(logits: Tensor, labels: Tensor, class_weights: Tensor, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss summed over classes, weighted by each sample's class, averaged over the batch.
+
+    Each class's BCE is multiplied by (1 - p)^gamma, p the probability of the right answer. Shapes as in
+    `class_balanced_bce`.
+    """
+    wrong = logits.scatter(1, labels[:, None], -logits.gather(1, labels[:, None]))  # the logit of the wrong answer
+    per_class = torch.exp(gamma * F.logsigmoid(wrong)) * F.softplus(wrong)
+    return (class_weights[labels] * per_class.sum(1)).mean()

@@ -1,0 +1,75 @@
+"""Cross-entropy on a softmax, and its forms for imbalanced classes.
+
+Plain soft-target cross-entropy is `torch.nn.functional.cross_entropy`, which takes targets [B, C] as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .precision import full_precision
+
+
+@full_precision
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, class_mask: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy with the arguments of `bce.bce`, to put one in the place of the other.
+
+    `logits`: float [B, C]. `labels`: int64 [B], or [B, K] with `weights` float [B, K] for mixed images. `class_mask`:
+    bool [C], the classes in the softmax (None: all); a label outside it adds nothing. Returns the mean over the batch.
+    """
+    if labels.dim() == 1:
+        labels = labels[:, None]
+    if weights is None:
+        weights = torch.ones_like(labels, dtype=logits.dtype)
+    if class_mask is not None:
+        # The lowest finite number rather than -inf, which would make 0 * inf = nan of a label outside the mask.
+        logits = logits.masked_fill(~class_mask, torch.finfo(logits.dtype).min)
+        weights = weights * class_mask[labels]
+    return -(weights * logits.log_softmax(1).gather(1, labels)).sum(1).mean()
+
+
+@full_precision
+def logit_adjusted_cross_entropy(logits: Tensor, target: Tensor, class_counts: Tensor, tau: float = 1.0) -> Tensor:
+    """Cross-entropy of logits + tau log(class prior).
+
+    `logits`: float [B, C]. `target`: int64 [B] or soft float [B, C]. `class_counts`: [C], images of each class.
+    Source: Menon et al., ICLR 2021, eq. 10; with tau = 1 it is Balanced Softmax (Ren et al., NeurIPS 2020).
+    """
+    prior = class_counts.to(logits.dtype) / class_counts.sum()
+    return F.cross_entropy(logits + tau * prior.log(), target)
+
+
+@full_precision
+def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Mean over the batch of (1 - p_y)^gamma * -log p_y. `logits`: float [B, C]. `labels`: int64 [B].
+
+    Source: Lin et al., ICCV 2017, eq. 4.
+    """
+    log_p = -F.cross_entropy(logits, labels, reduction="none")
+    # expm1 keeps 1 - p accurate where p is almost 1; the clamp keeps its power's derivative finite where p is 1.
+    return -((-log_p.expm1()).clamp(min=1e-12) ** gamma * log_p).mean()
+
+
+@full_precision
+def ldam(
+    cosines: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    max_margin: float = 0.5,
+    scale: float = 30.0,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of scaled cosines after lowering the label's by a margin that is larger for rarer classes.
+
+    `cosines`: float [B, C]. `labels`: int64 [B]. `class_counts`: [C]; margins are proportional to n_c^(-1/4), the
+    largest being `max_margin`. `class_weights`: [C], for the deferred re-weighting of the last epochs. Source: Cao et
+    al., NeurIPS 2019.
+    """
+    margins = class_counts.to(cosines.dtype) ** -0.25
+    margins = margins * (max_margin / margins.max())
+    lowered = cosines.scatter_add(1, labels[:, None], -margins[labels, None])
+    return F.cross_entropy(scale * lowered, labels, weight=class_weights)

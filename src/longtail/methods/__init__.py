@@ -1,0 +1,28 @@
+"""The methods, one file each. A new one is its file and a line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import unknown_name
+
+if TYPE_CHECKING:
+    from .base import Method
+
+# name: (module:class, what it is). Modules are imported when asked for, so that listing them costs nothing.
+METHODS = {
+    "ce": ("ce:CrossEntropy", "cross-entropy, the baseline"),
+    "balanced_softmax": ("ce:BalancedSoftmax", "cross-entropy on logits shifted by the class prior (NeurIPS 2020)"),
+    "glmc": ("glmc:GLMC", "global and local mixture consistency (CVPR 2023)"),
+    "bce3s": ("bce3s:BCE3S", "binary cross-entropy for joint, contrastive and uniform learning (AAAI 2026)"),
+    "bcl": ("bcl:BCL", "balanced contrastive learning (CVPR 2022)"),
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a method's name. Raises `UsageError`, with the nearest name, for one that does not exist."""
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    module, _, attribute = METHODS[name][0].partition(":")
+    return getattr(import_module(f".{module}", __name__), attribute)

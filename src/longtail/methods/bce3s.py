@@ -1,0 +1,144 @@
+"""BCE3S: binary cross-entropy for joint, contrastive and uniform learning (Fan et al., AAAI 2026).
+
+An image is seen three times, as it is augmented, in a MixUp and in a CutMix with an image of a second stream. BCE trains features
+and a classifier of unit rows on all three (joint), pulls the mixed views towards one remembered feature per class
+(contrastive), and pushes the classifier's rows apart (uniform). A second stage adjusts the classifier alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..classes import Classes
+from ..data.mixing import cutmix, draw_cutmix_box, mixup
+from ..losses.bce import bce
+from ..losses.bce3s import draw_class_mask, prototype_loss, uniform_loss, update_class_memory
+from ..losses.class_balanced import class_balanced_bce, effective_number_weights
+from ..losses.norm import maxnorm_radius, project_rows_
+from ..losses.softmax import cross_entropy
+from ..models.backbone import Backbone
+from ..models.heads import UnitRowClassifier, mlp
+from .base import Batch, Clock, Method, Options, Stage, Stream
+
+Form = Literal["bce", "ce", "off"]
+LOSSES: dict[str, Callable[..., Tensor]] = {"bce": bce, "ce": cross_entropy}
+
+
+class BCE3SOptions(Options):
+    augment: str = "autoaugment_cutout"
+    joint: Form = Field("bce", description="form of the joint term; ce and off are the paper's ablation")
+    contrastive: Form = Field("bce", description="form of the contrastive term")
+    uniform: Form = Field("bce", description="form of the uniform term")
+    contrastive_weight: float = 0.1
+    uniform_weight: float = 1.0
+    negative_weight: float = Field(1.0, description="weight of the joint term's negatives, l in the paper")
+    subsample: float = Field(0.4, gt=0, le=1, description="share of classes in the unmixed joint term, r in the paper")
+    tau: float = Field(1.0, gt=0, description="temperature of the contrastive term")
+    contrastive_from: int = Field(1, ge=0, description="epoch (from 0) at which the contrastive term starts")
+    resample_weighting: float = Field(0.0, description="q of the second stream's sampler")
+    finetune: Literal["none", "maxnorm"] = Field("none", description="add the second stage")
+    finetune_epochs: int = 20
+    finetune_lr: float = 1e-4
+    beta: float = Field(0.9999, description="of the second stage's effective numbers")
+    thresh: float = Field(0.1, description="of MaxNorm, between the smallest and largest row norm")
+
+
+class BCE3S(Method):
+    """See the module's text."""
+
+    Options = BCE3SOptions
+    train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
+
+    def __init__(self, backbone: Backbone, classes: Classes, options: BCE3SOptions) -> None:
+        super().__init__(backbone, classes, options)
+        self.hp = options
+        self.classifier = UnitRowClassifier(backbone.dim, len(classes))
+        self.projector = mlp(backbone.dim, backbone.dim, 128, norm=False)
+        # Started empty, where the released code starts from uninitialised numbers: unseen classes take no part.
+        self.register_buffer("memory", torch.zeros(len(classes), 128))
+        self.register_buffer("seen", torch.zeros(len(classes), dtype=torch.bool))
+        weights = effective_number_weights(classes.count_tensor, options.beta)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("radius", torch.tensor(0.0))
+
+    def stages(self) -> list[Stage]:
+        hp = self.hp
+        main = Stream((hp.augment,))
+        second = Stream((hp.augment,), sampler="power", q=hp.resample_weighting)
+        stages = [Stage("train", {"main": main, "second": second})]
+        if hp.finetune == "maxnorm":
+            optim = {
+                "epochs": hp.finetune_epochs,
+                "lr": hp.finetune_lr,
+                "weight_decay": 0.0,
+                "schedule": "cosine",
+                "warmup_epochs": 0,
+            }
+            stages.append(Stage("maxnorm", {"main": main}, trains=("classifier",), optim=optim))
+        return stages
+
+    def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        main = batch["main"]
+        scores = torch.rand(len(self.classes), generator=clock.generator).to(main.labels.device, non_blocking=True)
+        mask = draw_class_mask(main.labels, self.hp.subsample, scores)
+        if clock.stage == "maxnorm":
+            logits = self.logits(main.views[0])
+            weights = self.class_weights
+            return {"class_balanced_bce": class_balanced_bce(logits, main.labels, weights, class_mask=mask)}
+        images, others = main.views[0], batch["second"].views[0]
+        lam = float(torch.rand((), generator=clock.generator))  # Beta(1, 1)
+        box = draw_cutmix_box(lam, images.shape[2], images.shape[3], clock.generator)
+        views = torch.cat([images, mixup(images, others, lam), cutmix(images, others, box)])
+        labels = torch.stack([main.labels, batch["second"].labels], dim=1)
+        shares = torch.tensor([lam, 1 - lam]).to(labels.device, non_blocking=True).expand(len(labels), 2)
+        return self.terms(self.backbone(views), labels, shares, mask, clock.epoch)
+
+    def terms(self, features: Tensor, labels: Tensor, shares: Tensor, mask: Tensor, epoch: int) -> dict[str, Tensor]:
+        """The weighted terms from `features` float [3 B, D] of the plain, MixUp and CutMix views.
+
+        `labels`: int64 [B, 2], of the image and of the one mixed into it; `shares`: float [B, 2], summing to 1. `mask`: bool [C].
+        """
+        hp = self.hp
+        terms = {}
+        if hp.joint != "off":
+            terms["joint"] = self._joint(self.classifier(features), labels, shares, mask)
+        if hp.contrastive != "off":
+            plain, *mixed = self.projector(features).chunk(3)
+            if epoch >= hp.contrastive_from:
+                terms["contrastive"] = hp.contrastive_weight * sum(
+                    prototype_loss(view, self.memory, self.seen, labels, shares, hp.tau, LOSSES[hp.contrastive])
+                    for view in mixed
+                )
+            update_class_memory(self.memory, self.seen, plain.detach(), labels[:, 0])
+        if hp.uniform != "off":
+            terms["uniform"] = hp.uniform_weight * uniform_loss(self.classifier.weight, LOSSES[hp.uniform])
+        return terms
+
+    def _joint(self, logits: Tensor, labels: Tensor, shares: Tensor, mask: Tensor) -> Tensor:
+        """Mean of the three views' losses; the class subset is for the unmixed view alone."""
+        plain, *mixed = logits.chunk(3)
+        if self.hp.joint == "ce":
+            views = [cross_entropy(plain, labels[:, 0]), *(cross_entropy(view, labels, shares) for view in mixed)]
+        else:
+            weight = self.hp.negative_weight
+            views = [
+                bce(plain, labels[:, 0], class_mask=mask, negative_weight=weight),
+                *(bce(view, labels, shares, negative_weight=weight) for view in mixed),
+            ]
+        return torch.stack(views).mean()
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))
+
+    def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
+        if stage.name == "maxnorm":
+            self.radius.copy_(maxnorm_radius(self.classifier.weight, self.hp.thresh))
+
+    def after_epoch(self, clock: Clock) -> None:
+        if clock.stage == "maxnorm":
+            project_rows_(self.classifier.weight, self.radius)

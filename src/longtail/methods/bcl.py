@@ -1,0 +1,72 @@
+"""BCL: balanced contrastive learning (Zhu et al., CVPR 2022).
+
+Three views of each image: one for a logit-adjusted cosine classifier, two for a contrastive loss in which every class counts
+the same and is there through a learned centre even when no image of it is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..classes import Classes
+from ..losses.contrastive import balanced_contrastive
+from ..losses.softmax import logit_adjusted_cross_entropy
+from ..models.backbone import Backbone
+from ..models.heads import CosineClassifier, mlp
+from .base import Batch, Clock, Method, Options, Stage, Stream
+
+
+class BCLOptions(Options):
+    augment: str = Field("autoaugment_cutout", description="of the classified view")
+    contrast_augment: str = Field("simaugment", description="of the two contrasted views")
+    ce_weight: float = 2.0
+    contrast_weight: float = 0.6
+    tau: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
+    hidden: int | None = Field(512, description="width of the projectors' hidden layer (null: the feature width)")
+    dim: int = Field(128, description="width of the contrasted features")
+    scale: float = Field(30.0, description="of the cosine classifier")
+
+
+class BCL(Method):
+    """See the module's text."""
+
+    Options = BCLOptions
+    train_defaults = {
+        "lr": 0.15,
+        "weight_decay": 5e-4,
+        "batch_size": 256,
+        "warmup_epochs": 5,
+        "schedule": "step",
+        "milestones": (0.8, 0.9),
+    }
+
+    def __init__(self, backbone: Backbone, classes: Classes, options: BCLOptions) -> None:
+        super().__init__(backbone, classes, options)
+        self.hp = options
+        hidden = options.hidden or backbone.dim
+        self.classifier = CosineClassifier(backbone.dim, len(classes), options.scale)
+        self.projector = mlp(backbone.dim, hidden, options.dim, norm=True)
+        self.centre_projector = mlp(backbone.dim, hidden, options.dim, norm=True)
+        self.register_buffer("counts", classes.count_tensor, persistent=False)
+
+    def stages(self) -> list[Stage]:
+        return [Stage("train", {"main": Stream((self.hp.augment, self.hp.contrast_augment, self.hp.contrast_augment))})]
+
+    def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        main, hp = batch["main"], self.hp
+        classified, *contrasted = self.backbone(torch.cat(main.views)).chunk(3)
+        projected = F.normalize(self.projector(torch.cat(contrasted)))
+        views = torch.stack(projected.chunk(2), dim=1)
+        centres = F.normalize(self.centre_projector(self.classifier.weight))
+        return {
+            "ce": hp.ce_weight * logit_adjusted_cross_entropy(self.classifier(classified), main.labels, self.counts),
+            "contrastive": hp.contrast_weight * balanced_contrastive(views, main.labels, centres, hp.tau),
+        }
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))

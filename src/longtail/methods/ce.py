@@ -1,0 +1,51 @@
+"""Cross-entropy, and Balanced Softmax: the same with the class prior added to the logits while training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..classes import Classes
+from ..losses.softmax import logit_adjusted_cross_entropy
+from ..models.backbone import Backbone
+from ..models.heads import LinearClassifier
+from .base import Batch, Clock, Method, Options, Stage, Stream
+
+
+class CrossEntropyOptions(Options):
+    augment: str = "weak"
+
+
+class CrossEntropy(Method):
+    """One linear classifier, cross-entropy, instance-balanced batches."""
+
+    Options = CrossEntropyOptions
+
+    def __init__(self, backbone: Backbone, classes: Classes, options: CrossEntropyOptions) -> None:
+        super().__init__(backbone, classes, options)
+        self.classifier = LinearClassifier(backbone.dim, len(classes))
+        self.augment = options.augment
+
+    def stages(self) -> list[Stage]:
+        return [Stage("train", {"main": Stream(views=(self.augment,))})]
+
+    def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        main = batch["main"]
+        return {"ce": cross_entropy(self.logits(main.views[0]), main.labels)}
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))
+
+
+class BalancedSoftmax(CrossEntropy):
+    """Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 4: softmax over logits plus log class counts."""
+
+    def __init__(self, backbone: Backbone, classes: Classes, options: CrossEntropyOptions) -> None:
+        super().__init__(backbone, classes, options)
+        self.register_buffer("counts", classes.count_tensor, persistent=False)
+
+    def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        main = batch["main"]
+        return {"balanced_softmax": logit_adjusted_cross_entropy(self.logits(main.views[0]), main.labels, self.counts)}

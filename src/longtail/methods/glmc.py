@@ -1,0 +1,127 @@
+"""GLMC: global and local mixture consistency cumulative learning (Du et al., CVPR 2023).
+
+Two streams, two views each: MixUp (global) of the first views and CutMix (local) of the second, with one lambda. A conventional
+classifier learns the mixed labels, a rebalanced one the class-weighted mixed labels, and training moves from the first to the
+second; a projector and a predictor pull the two mixtures of a pair together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..classes import Classes
+from ..data.mixing import class_weights, cutmix, draw_cutmix_box, mixup, soft_target
+from ..losses.class_balanced import effective_number_weights
+from ..losses.glmc import consistency, conventional_share, mixed_cross_entropy
+from ..losses.norm import maxnorm_radius, project_rows_
+from ..losses.softmax import cross_entropy, logit_adjusted_cross_entropy
+from ..models.backbone import Backbone
+from ..models.heads import LinearClassifier
+from .base import Batch, Clock, Method, Options, Stage, Stream
+
+
+class GLMCOptions(Options):
+    augment: str = "weak"
+    label_weighting: float = 1.2
+    resample_weighting: float = 0.0
+    contrast_weight: float = 1.0
+    rebalance: bool = True
+    finetune: Literal["none", "maxnorm", "balanced_softmax"] = "none"
+    finetune_epochs: int = 10
+    finetune_lr: float = 1e-3
+    thresh: float = 0.1
+
+
+class GLMC(Method):
+    """See the module's text. Symbols of the paper: q = `resample_weighting`, r = `label_weighting`, g = `contrast_weight`."""
+
+    Options = GLMCOptions
+    train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64}
+
+    def __init__(self, backbone: Backbone, classes: Classes, options: GLMCOptions) -> None:
+        super().__init__(backbone, classes, options)
+        self.hp = options
+        self.projector = _linear(backbone.dim, 128)
+        self.predictor = _linear(128, 128)
+        self.conventional = LinearClassifier(backbone.dim, len(classes))
+        # On balanced data there is nothing to rebalance: the conventional classifier is then the one that is kept.
+        self.classifier = LinearClassifier(backbone.dim, len(classes)) if options.rebalance else self.conventional
+        self.register_buffer("weights", class_weights(classes.count_tensor, options.label_weighting), persistent=False)
+        self.register_buffer("counts", classes.count_tensor, persistent=False)
+        self.register_buffer("radius", torch.tensor(0.0))
+
+    def stages(self) -> list[Stage]:
+        hp = self.hp
+        views = (hp.augment, hp.augment)
+        streams = {
+            "instance": Stream(views),
+            "inverse": Stream(views, sampler="power", q=hp.resample_weighting),
+        }
+        stages = [Stage("train", streams)]
+        if hp.finetune != "none":
+            optim = {"epochs": hp.finetune_epochs, "lr": hp.finetune_lr, "weight_decay": 0.0, "schedule": "cosine"}
+            optim["warmup_epochs"] = 0
+            stages.append(Stage(hp.finetune, {"main": Stream((hp.augment,))}, trains=("classifier",), optim=optim))
+        return stages
+
+    def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        if clock.stage != "train":
+            return self._finetune_loss(batch["main"])
+        instance, inverse = batch["instance"], batch["inverse"]
+        lam = float(torch.rand((), generator=clock.generator))  # Beta(1, 1)
+        height, width = instance.views[0].shape[2:]
+        box = draw_cutmix_box(lam, height, width, clock.generator)
+        # One after the other, as released: each mixture has its own batch-norm statistics.
+        features_g = self.backbone(mixup(instance.views[0], inverse.views[0], lam))
+        features_l = self.backbone(cutmix(instance.views[1], inverse.views[1], box))
+        pair = (instance.labels, inverse.labels, lam, len(self.classes))
+        share = conventional_share(clock.epoch, clock.epochs) if self.hp.rebalance else 1.0
+        return self.terms(features_g, features_l, soft_target(*pair), soft_target(*pair, self.weights), share)
+
+    def terms(
+        self, features_g: Tensor, features_l: Tensor, target: Tensor, weighted: Tensor, share: float
+    ) -> dict[str, Tensor]:
+        """The weighted terms from features [B, D] of the MixUp and CutMix images and their targets [B, C].
+
+        `share` is the conventional branch's weight, the rebalanced one's being the rest.
+        """
+        projection_g, projection_l = self.projector(features_g), self.projector(features_l)
+        prediction_g, prediction_l = self.predictor(projection_g), self.predictor(projection_l)
+        terms = {
+            "conventional": share
+            * mixed_cross_entropy(self.conventional(features_g), self.conventional(features_l), target),
+            "consistency": self.hp.contrast_weight
+            * consistency(prediction_g, prediction_l, projection_g, projection_l),
+        }
+        if self.hp.rebalance:
+            logits = self.classifier(features_g), self.classifier(features_l)
+            terms["rebalanced"] = (1 - share) * mixed_cross_entropy(*logits, weighted)
+        return terms
+
+    def _finetune_loss(self, main: Batch) -> dict[str, Tensor]:
+        logits = self.logits(main.views[0])
+        if self.hp.finetune == "balanced_softmax":
+            return {"balanced_softmax": logit_adjusted_cross_entropy(logits, main.labels, self.counts)}
+        weights = effective_number_weights(self.counts, 0.9999)[main.labels, None]
+        return {"class_balanced": cross_entropy(logits, main.labels[:, None], weights)}
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.classifier(self.backbone(images))
+
+    def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
+        if stage.name == "maxnorm":
+            self.radius.copy_(maxnorm_radius(self.classifier.weight, self.hp.thresh))
+
+    def after_epoch(self, clock: Clock) -> None:
+        if clock.stage == "maxnorm":
+            project_rows_(self.classifier.weight, self.radius)
+
+
+def _linear(dim_in: int, dim_out: int) -> nn.Linear:
+    layer = nn.Linear(dim_in, dim_out)
+    nn.init.kaiming_normal_(layer.weight)
+    return layer

@@ -1,0 +1,97 @@
+"""Backbones from timm, with its models taken apart into stages where their structure is a plain chain."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import LongtailError, unknown_name
+from .backbone import Backbone
+from .torchvision_compat import ensure_torchvision
+
+# For each timm class whose `forward_features` applies its children one after the other: those children, stage by stage.
+# "blocks.*" makes one stage of each child of `blocks`.
+_CHAINS = {
+    "ResNet": ("conv1 bn1 act1 maxpool", "layer1", "layer2", "layer3", "layer4"),
+    "RegNet": ("stem", "s1", "s2", "s3", "s4", "final_conv"),
+    "ConvNeXt": ("stem", "stages.*", "norm_pre"),
+    "EfficientNet": ("conv_stem bn1", "blocks.*", "conv_head bn2"),
+}
+
+
+def timm_backbone(name: str, in_channels: int = 3, pretrained: bool = False, **options: Any) -> Backbone:
+    """timm's model `name` without its classifier. `options` go to timm's constructor.
+
+    CNNs of the families above expose their stages; plain vision transformers their embedding, each block, and the
+    final norm (and take any image size, by interpolating the position embedding); every other model is one stage.
+
+    Raises `UsageError` for a name that timm does not know, `LongtailError` if pretrained weights cannot be had.
+    """
+    ensure_torchvision()
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    if timm.models.is_model_in_modules(name, ("vision_transformer", "deit")):
+        options = {"dynamic_img_size": True, "dynamic_img_pad": True, **options}
+    try:
+        model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise LongtailError(
+            f"The pretrained weights of timm model '{name}' could not be loaded: {reason}. Check the name's weight tag "
+            "and the network, or train from scratch."
+        ) from error
+    kind = type(model).__name__
+    if kind in _CHAINS:
+        stages, pool = _take_apart_chain(model, _CHAINS[kind])
+    elif kind == "VisionTransformer":
+        stages, pool = _take_apart_transformer(model)
+    else:
+        stages, pool = [model], nn.Identity()
+    return Backbone(stages, model.head_hidden_size, pool)
+
+
+def _take_apart_chain(model: Any, chain: tuple[str, ...]) -> tuple[list[nn.Module], nn.Module]:
+    """The stages of `model`, and what is left once they are replaced by identities: its pooling."""
+    stages: list[nn.Module] = []
+    for names in chain:
+        if names.endswith(".*"):
+            names = names.removesuffix(".*")
+            stages.extend(getattr(model, names).children())
+        else:
+            parts = [getattr(model, part) for part in names.split()]
+            stages.append(parts[0] if len(parts) == 1 else nn.Sequential(*parts))
+        for part in names.split():
+            setattr(model, part, nn.Identity())
+    return stages, model
+
+
+def _take_apart_transformer(model: Any) -> tuple[list[nn.Module], nn.Module]:
+    """Embedding, blocks and norm as stages, and the pooling of the tokens.
+
+    timm keeps the embedding's and the pooling's parameters on the model itself, so each gets a copy of the model with
+    everything else taken out: no parameter is held twice, and none is left unused.
+    """
+    blocks, norm = list(model.blocks), model.norm
+    model.blocks = model.norm = nn.Identity()
+    pooling = copy.deepcopy(model)
+    pooling.patch_embed = pooling.norm_pre = pooling.cls_token = pooling.reg_token = pooling.pos_embed = None
+    model.fc_norm, model.attn_pool = nn.Identity(), None
+    return [_Part(model, "forward_features"), *blocks, norm], _Part(pooling, "forward_head")
+
+
+class _Part(nn.Module):
+    """A model that is used through one of its methods."""
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self.model, self.method)(x)

@@ -1,0 +1,68 @@
+"""What a person sees while a run trains: a live progress bar and the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..engine.reporter import Reporter
+
+
+class LiveReporter(Reporter):
+    """A progress bar per stage, with the latest loss and accuracy; without a terminal, a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        self.facts = ""
+
+    def begin(self, label: str, total: int, done: int = 0) -> None:
+        self.facts = ""
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            refresh_per_second=4,
+        )
+        self.task = self.progress.add_task(label, total=total, completed=done, facts="")
+        self.progress.start()
+
+    def advance(self, steps: int = 1) -> None:
+        assert self.progress is not None and self.task is not None
+        self.progress.advance(self.task, steps)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        assert self.progress is not None and self.task is not None
+        scores = [f"{name} {100 * record[name]['top1']:.1f} %" for name in ("val", "test") if name in record]
+        loss = f"loss {sum(record['loss'].values()):.3f}"
+        if scores:
+            self.facts = scores[0]
+            if not self.console.is_terminal:
+                speed = f"{record['images_per_second']:.0f} images/s"
+                self.console.print(f"  epoch {record['epoch'] + 1}: {loss}, {scores[0]}, {speed}", highlight=False)
+        self.progress.update(self.task, facts=f"{loss} {self.facts}")
+
+    def end(self) -> None:
+        assert self.progress is not None
+        self.progress.stop()
+
+
+def log_to_console(console: Console) -> None:
+    """Show the project's log lines on `console`."""
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("longtail")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,77 @@
+"""Tables of results, the same wherever they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from ..classes import SHOTS
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with two decimals; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def results_table(results: Iterable[Mapping[str, Any]], title: str | None = None) -> Table:
+    """One row a run: method, top-1, many / medium / few, seconds."""
+    table = Table(title=title, title_justify="left")
+    for name in ("method", "top-1", *SHOTS, "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for result in results:
+        metrics = result["metrics"] or {}
+        scores = (percent(metrics.get(name)) for name in ("top1", *SHOTS))
+        table.add_row(result["method"], *scores, f"{result['seconds']:.0f}")
+    return table
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Every scalar of an evaluation; shares in percent, the negative log-likelihood in nats."""
+    table = Table("measure", "value", show_header=False)
+    table.columns[1].justify = "right"
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            table.add_row(name.replace("_", " "), f"{value:.4f} nats" if name == "nll" else f"{percent(value)} %")
+    return table
+
+
+def class_table(names: Iterable[str], counts: Iterable[int], accuracies: Iterable[float | None], limit: int = 30) -> Table:
+    """Accuracy by class, rarest first, at most `limit` rows."""
+    rows = sorted(zip(counts, names, accuracies, strict=True), key=lambda row: row[0])
+    table = Table("class", "training images", "accuracy %")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for count, name, accuracy in rows[:limit]:
+        table.add_row(name, str(count), percent(accuracy))
+    if len(rows) > limit:
+        table.caption = f"the {limit} rarest of {len(rows)} classes"
+    return table
+
+
+def geometry_tables(result: Mapping[str, Any], limit: int = 30) -> list[Table]:
+    """Feature geometry: one table for all classes and by shots (a column each), per split, and one by class, rarest first."""
+    tables = []
+    for split, geometry in result["geometry"].items():
+        table = Table(title=f"geometry of {split} features", title_justify="left")
+        table.add_column("measure")
+        for group in ("all", *SHOTS):
+            table.add_column(group, justify="right")
+        for name in geometry["all"]:
+            row = (geometry[group].get(name) for group in ("all", *SHOTS))
+            table.add_row(name.replace("_", " "), *("-" if value is None else f"{value:.3f}" for value in row))
+        tables.append(table)
+        columns = geometry["per_class"]
+        by_class = Table("class", *(name.replace("_", " ") for name in columns), title=f"{split}, by class", title_justify="left")
+        order = sorted(range(len(result["classes"])), key=lambda c: result["class_counts"][c])
+        for c in order[:limit]:
+            cells = (values[c] for values in columns.values())
+            by_class.add_row(
+                result["classes"][c],
+                *("-" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells),
+            )
+        if len(order) > limit:
+            by_class.caption = f"the {limit} rarest of {len(order)} classes; --json has all"
+        tables.append(by_class)
+    return tables

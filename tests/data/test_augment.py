@@ -1,0 +1,180 @@
+"""Specs, per-image draws, and the policies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from longtail.data import policies
+from longtail.data.augment import POLICIES, Augment, ResizedCrop, parse
+from longtail.errors import UsageError
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+
+
+def copies(batch, channels=3, side=32):
+    """The same image many times over: what then differs was drawn per image."""
+    image = torch.randint(256, (1, channels, side, side), generator=torch.Generator().manual_seed(5))
+    return image.to(torch.uint8).repeat(batch, 1, 1, 1)
+
+
+def run(spec, images, size=32, seed=0):
+    channels = images.shape[1]
+    return Augment(spec, size, MEAN[:channels], STD[:channels])(images, torch.Generator().manual_seed(seed))
+
+
+def test_none_normalises():
+    images = copies(2)
+    expected = (images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(run("none", images), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_draws_for_each_image(name, channels, size):
+    images = copies(8, channels, size + 6)
+    before = images.clone()
+    result = run(name, images, size)
+    assert result.shape == (8, channels, size, size)
+    assert result.dtype == torch.float32
+    assert result.isfinite().all()
+    assert torch.equal(images, before)
+    assert torch.equal(result, run(name, images, size))
+    if name != "none":
+        assert len({tuple(image.flatten().tolist()) for image in result}) > 1
+        assert not torch.equal(result, run(name, images, size, seed=1))
+
+
+@pytest.mark.parametrize("spec", ["autoaugment:cifar10", "randaugment:2:10"])
+def test_images_of_a_batch_get_different_policies(spec):
+    result = run(spec, copies(256))
+    different = len({image.numpy().tobytes() for image in result})
+    assert different > (20 if spec.startswith("auto") else 60)
+
+
+def test_a_batch_equals_its_images_one_by_one():
+    """Grouping by operation must not mix images up."""
+    images = torch.randint(256, (64, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    operations, strengths, signs = policies.draw_rand_augment(64, 3, 7.0, torch.Generator().manual_seed(2))
+    together = policies.apply_policy(images, operations, strengths, signs)
+    alone = [
+        policies.apply_policy(images[i : i + 1], operations[i : i + 1], strengths[i : i + 1], signs[i : i + 1])
+        for i in range(64)
+    ]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_auto_augment_draws_the_published_table():
+    """Sub-policies uniformly, each operation with its probability, magnitude and both signs; against torchvision's table."""
+    import longtail.models.torchvision_compat  # noqa: F401
+    from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy
+
+    ours = [[(name.replace("_", "").replace("colour", "color"), p) for name, p, _ in pair] for pair in policies.CIFAR10]
+    theirs = AutoAugment(AutoAugmentPolicy.CIFAR10).policies
+    assert ours == [[(name.lower(), p) for name, p, _ in pair] for pair in theirs]
+    for pair, reference in zip(policies.CIFAR10, theirs, strict=True):
+        assert all(r is None or r == m for (_, _, m), (_, _, r) in zip(pair, reference, strict=True))
+
+    operations, _, signs = policies.draw_auto_augment(100_000, torch.Generator().manual_seed(0))
+    expected = np.zeros((2, len(policies.NAMES)))
+    for pair in policies.CIFAR10:
+        for slot, (name, p, _) in enumerate(pair):
+            expected[slot, policies.NAMES.index(name)] += p / 25
+            expected[slot, 0] += (1 - p) / 25
+    for slot in range(2):
+        observed = operations[:, slot].bincount(minlength=len(policies.NAMES)) / 100_000
+        np.testing.assert_allclose(observed, expected[slot], atol=0.006)
+    assert signs.mean().abs() < 0.01
+
+
+def test_parameters_have_the_published_ranges():
+    """Strength 0 is the least, 1 the most; at 331 pixels the strongest shift is 150."""
+    one = torch.ones(1, dtype=torch.float64)
+    strongest = {name: parameter(one, one, 331).item() for name, (_, parameter) in policies.SPACE.items()}
+    assert strongest["shear_x"] == pytest.approx(0.3)
+    assert strongest["translate_y"] == 150
+    assert strongest["rotate"] == 30
+    assert strongest["contrast"] == pytest.approx(1.9)
+    assert strongest["posterize"] == 4
+    assert strongest["solarize"] == 0
+    assert policies.SPACE["solarize"][1](0 * one, one, 331) == 256
+    assert policies.SPACE["posterize"][1](7 / 9 * one, one, 32) == 5
+
+
+def test_crop_reaches_every_offset_of_the_padded_image():
+    position = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).repeat(2000, 1, 1, 1)
+    result = Augment("crop:2", 8, [0.0], [1 / 255])(position, torch.Generator().manual_seed(0)).round()
+    corners = {tuple(image[0, 2:6, 2:6].flatten().tolist()) for image in result}
+    assert len(corners) == 25
+    assert (result == 0).any()  # black, not the mean, where the image ends
+
+
+def test_flip_and_grey_keep_to_their_chance():
+    flipped = (run("flip:0.3", copies(4000)) != run("none", copies(1))).flatten(1).any(1).float().mean()
+    assert flipped.item() == pytest.approx(0.3, abs=0.03)
+    grey = Augment("grey:0.2", 32, (0.0,) * 3, (1.0,) * 3)(copies(4000), torch.Generator())
+    assert (grey[:, 0] == grey[:, 1]).flatten(1).all(1).float().mean().item() == pytest.approx(0.2, abs=0.03)
+
+
+def test_resized_crop_boxes_are_uniform_in_area_and_inside():
+    crop = ResizedCrop(0.2, 1.0)
+    draws = crop.draw(4000, torch.Generator().manual_seed(0))
+    for height, width in ((200, 200), (150, 300)):
+        top, left, high, wide = crop.boxes(draws, height, width).T
+        assert (top >= 0).all()
+        assert (left >= 0).all()
+        assert (top + high <= height).all()
+        assert (left + wide <= width).all()
+        share, ratio = high * wide / (height * width), wide / high
+        assert share.min() > 0.19
+        assert ratio.min() > 0.72
+        assert ratio.max() < 1.37
+        assert top.min() == 0
+        assert (top + high == height).any()
+    small = (crop.boxes(draws, 200, 200)[:, 2:].prod(1) / 200**2 < 0.4).float().mean()
+    assert small.item() > 0.25  # uniform in 0.2..1 before the few that do not fit are redrawn: a quarter
+
+
+def test_boxes_that_cannot_fit_fall_back_to_the_middle():
+    crop = ResizedCrop(1.0, 1.0)
+    boxes = crop.boxes(crop.draw(5, torch.Generator()), 10, 100)
+    assert boxes.tolist() == [[0, 43, 10, 13]] * 5
+
+
+def test_jitter_changes_only_the_chosen_and_stays_in_range():
+    result = run("jitter:0.4:0.4:0.4:0.1:0.5", copies(1000))
+    changed = (result != run("none", copies(1))).flatten(1).any(1).float().mean()
+    assert changed.item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_cutout_comes_after_normalisation():
+    result = run("cutout:16", copies(50))
+    hidden = (result == 0).all(1).flatten(1).sum(1)
+    assert hidden.max() == 16 * 16
+    assert hidden.min() >= 8 * 8
+
+
+def test_policies_adapt_to_the_size():
+    assert [type(op).__name__ for op in parse("weak", 32)] == ["Crop", "Flip"]
+    assert [type(op).__name__ for op in parse("weak", 224)] == ["ResizedCrop", "Flip"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("crop:4,flop", "Unknown augmentation 'flop'. Did you mean 'flip'"),
+        ("simaug", "Did you mean 'simaugment'"),
+        ("crop", "'crop' in 'crop' has 0 arguments; expected crop:padding"),
+        ("flip:0.5:2", r"has 2 arguments; expected flip:\[prob\]"),
+        ("crop:x", "padding is 'x', expected int"),
+        ("crop:-1", "padding is negative"),
+        ("cutout:8,flip", "cutout works on normalised images, so it must be the last"),
+        ("autoaugment:imagenet", "Unknown AutoAugment policy 'imagenet'"),
+        ("resized_crop:0.5:0.2", "expected 0 < low <= high <= 1"),
+    ],
+)
+def test_wrong_specs(spec, message):
+    with pytest.raises(UsageError, match=message):
+        parse(spec, 32)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from longtail.errors import UsageError
+from longtail.models.iresnet import clamp_prelu_slopes, embed_with_flip, iresnet
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# Published: 24.0, 34.1, 43.6 and 65.2 million at 112x112 with 512 features.
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("iresnet18", 24.03), ("iresnet34", 34.14), ("iresnet50", 43.59), ("iresnet100", 65.16)],
+)
+def test_parameter_counts_are_the_published_ones(name, millions):
+    with torch.device("meta"):
+        assert _count(iresnet(name)) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["iresnet18", "iresnet34", "iresnet50", "iresnet100"])  # the 200 has 198 layers
+def test_depth_is_in_the_name(name):
+    with torch.device("meta"):
+        layers = [
+            m for m in iresnet(name).modules() if getattr(m, "kernel_size", None) == (3, 3) or isinstance(m, nn.Linear)
+        ]
+    assert len(layers) == int(name.removeprefix("iresnet"))
+
+
+@pytest.mark.parametrize(("size", "channels"), [(112, 3), (48, 1)])
+def test_each_stage_halves_the_image_and_the_embedding_is_as_wide_as_asked(size, channels):
+    backbone = iresnet("iresnet18", channels, size, dim=32).eval()
+    x = torch.randn(2, channels, size, size)
+    sizes = []
+    with torch.no_grad():
+        embedding = backbone(x)
+        for stage in backbone.stages:
+            x = stage(x)
+            sizes.append((x.shape[1], x.shape[2]))
+    assert sizes == [(64, size), (64, size // 2), (128, size // 4), (256, size // 8), (512, size // 16)]
+    assert embedding.shape == (2, 32)
+    assert embedding.dtype == torch.float32
+    assert backbone.dim == 32
+
+
+def test_embedding_is_float32_under_bf16_stages_and_close_to_full_precision():
+    torch.manual_seed(0)
+    backbone = iresnet("iresnet18", size=32).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        full = backbone(x)
+        backbone.precision = torch.bfloat16
+        half = backbone(x)
+    assert half.dtype == torch.float32
+    assert (half - full).norm() / full.norm() < 0.05
+
+
+def test_wrong_sizes_say_what_to_do():
+    with pytest.raises(UsageError, match=r"multiple of 16.*found 100"):
+        iresnet("iresnet18", size=100)
+    with pytest.raises(UsageError, match=r"48x48 pixels.*2x2 positions instead of 3x3"):
+        iresnet("iresnet18", size=48).eval()(torch.zeros(1, 3, 32, 32))
+
+
+def test_slopes_are_raised_to_the_limit_and_others_left():
+    model = nn.Sequential(nn.PReLU(3), nn.Sequential(nn.PReLU(1)))
+    model[0].weight.data = torch.tensor([-0.5, 0.005, 0.25])
+    model[1][0].weight.data = torch.tensor([0.0])
+    clamp_prelu_slopes(model)
+    torch.testing.assert_close(model[0].weight.data, torch.tensor([0.01, 0.01, 0.25]))
+    torch.testing.assert_close(model[1][0].weight.data, torch.tensor([0.01]))
+
+
+def test_flip_summed_embedding_does_not_change_when_the_image_is_mirrored():
+    torch.manual_seed(0)
+    backbone = iresnet("iresnet18", size=32).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        summed = embed_with_flip(backbone, images)
+        torch.testing.assert_close(summed, embed_with_flip(backbone, images.flip(3)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(summed, backbone(images) + backbone(images.flip(3)), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(backbone(images), backbone(images.flip(3)), rtol=1e-2)
