@@ -9,6 +9,7 @@ import torch
 from longtail.data import policies
 from longtail.data.augment import POLICIES, Augment, ResizedCrop, parse
 from longtail.errors import UsageError
+from longtail.models.torchvision_compat import ensure_torchvision
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
@@ -67,8 +68,8 @@ def test_a_batch_equals_its_images_one_by_one():
 
 
 def test_auto_augment_draws_the_published_table():
-    """Sub-policies uniformly, each operation with its probability, magnitude and both signs; against torchvision's table."""
-    import longtail.models.torchvision_compat  # noqa: F401
+    """Sub-policies are uniform, and each operation has its probability, magnitude and both signs."""
+    ensure_torchvision()
     from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy
 
     ours = [[(name.replace("_", "").replace("colour", "color"), p) for name, p, _ in pair] for pair in policies.CIFAR10]

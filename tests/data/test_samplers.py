@@ -69,11 +69,11 @@ def test_members_are_a_classes_images():
 
 def test_processes_share_a_batch_without_overlap():
     parts = [list(range(12))[share(12, rank, 3)] for rank in range(3)]
-    assert sum(parts, []) == list(range(12))
+    assert parts[0] + parts[1] + parts[2] == list(range(12))
     with pytest.raises(UsageError, match="Batch size 10 does not divide by 4 processes"):
         share(10, 0, 4)
 
 
 def test_unknown_sampler():
-    with pytest.raises(UsageError, match="Unknown sampler 'balance'. Did you mean 'balanced'"):
+    with pytest.raises(UsageError, match=r"Unknown sampler 'balance'\. Did you mean 'balanced'"):
         draws(Stream((), "balance"))

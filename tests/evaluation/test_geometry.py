@@ -63,7 +63,7 @@ def reference(features, labels, rows, bias):
     }
 
 
-@pytest.mark.parametrize("chunk", [2048, 3])
+@pytest.mark.parametrize("chunk", [512, 3])
 @pytest.mark.parametrize("dim", [12, 4])  # more and fewer dimensions than classes
 def test_agrees_with_the_definitions(monkeypatch, chunk, dim):
     monkeypatch.setattr(module, "_CHUNK", chunk)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
+from longtail.losses import margin_head
 from longtail.losses.margin_head import Epl, MarginHead
 from longtail.losses.prototypes import update_prototypes
 
@@ -163,6 +164,21 @@ def test_more_identities_in_a_batch_than_the_share_are_all_kept():
 def test_sampling_needs_a_generator():
     with pytest.raises(ValueError, match="generator"):
         MarginHead(100, 2, sample=0.1)(torch.randn(1, 2), torch.tensor([0]), 0)
+
+
+def test_sampling_may_leave_no_process_without_identities(monkeypatch):
+    monkeypatch.setattr(margin_head, "world", lambda: (0, 4))
+    MarginHead(2560, 2, sample=0.1)
+    with pytest.raises(ValueError, match="too few for 4 processes"):
+        MarginHead(2559, 2, sample=0.1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_head_without_prototypes_and_sampling_compiles_without_a_graph_break(variant):
+    head = MarginHead(9, 4, variant)
+    x, labels = torch.randn(3, 4), torch.tensor([8, 0, 8])
+    compiled = torch.compile(head, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, labels, 0), head(x, labels, 0))
 
 
 IDENTITIES, DIM, BATCH = 301, 6, 8

@@ -245,14 +245,17 @@ class _Decoder(Dataset):
                 except CorruptImage as error:
                     corrupt[i] = str(error)
                     continue
-                for images, view in zip(out, views, strict=True):
-                    images[len(shown)] = view
+                for stack, view in zip(out, views, strict=True):
+                    stack[len(shown)] = view
                 shown.append(i)
                 break
             else:
                 if self.substitute and self.skip_corrupt:
-                    raise _corrupt(list(corrupt.values()))
-        return Fetched(tuple(torch.from_numpy(images[: len(shown)]) for images in out), torch.tensor(shown, dtype=torch.int64))
+                    images, label = self.reader.images, self.labels[place]
+                    raise LongtailError(f"{images.name}: no image of class '{images.class_names[label]}' can be read.")
+        return Fetched(
+            tuple(torch.from_numpy(stack[: len(shown)]) for stack in out), torch.tensor(shown, dtype=torch.int64)
+        )
 
     def _candidates(self, i: int) -> Iterator[int]:
         """Image `i`, then, where corrupt ones are substituted, the others of its class."""
@@ -283,8 +286,10 @@ def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[
     if not corrupt:
         return images, positions, []
     rows = sorted(corrupt)
-    if not setup.skip_corrupt or len(rows) == len(positions):
+    if not setup.skip_corrupt:
         raise _corrupt([corrupt[row] for row in rows])
+    if len(rows) == len(positions):
+        raise LongtailError(f"{reader.images.name}: none of its {len(positions):,} images can be read.")
     kept = np.delete(np.arange(len(positions)), rows)
     return images[torch.from_numpy(kept)], positions[kept], [reader.images.key(int(positions[row])) for row in rows]
 
@@ -318,9 +323,9 @@ def channel_statistics(
         return total
 
     with ThreadPoolExecutor() as pool:
-        pixels, first, second = sum(pool.map(sums, range(0, len(positions), CHUNK)))
+        pixels, first, second = np.sum(list(pool.map(sums, range(0, len(positions), CHUNK))), axis=0)
     if not pixels.all():
-        raise LongtailError(f"{images.name}: none of {len(positions):,} images can be read.")
+        raise LongtailError(f"{images.name}: none of {len(positions):,} images looked at can be read.")
     mean = first / pixels
     std = np.sqrt(np.maximum(second / pixels - mean**2, 1))
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

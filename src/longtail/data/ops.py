@@ -113,7 +113,8 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     top, left, height, width = send(boxes.float(), images.device).T
     rows = _triangle_filter(top, height, images.shape[2], size)
     columns = _triangle_filter(left, width, images.shape[3], size)
-    out = rows[:, None] @ images.float() @ columns.mT[:, None]
+    narrow = images.float().flatten(1, 2) @ columns.mT  # all channels' rows in one product: [B, C * H, size]
+    out = rows[:, None] @ narrow.unflatten(1, images.shape[1:3])
     return out.round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -133,16 +134,17 @@ def _triangle_filter(start: Tensor, length: Tensor, size_in: int, size_out: int)
 
 
 def luma(images: Tensor) -> Tensor:
-    """ITU-R 601 luma int32 [B, 1, H, W], rounded as Pillow does; a grey image is its own."""
+    """ITU-R 601 luma, whole levels as float32 [B, 1, H, W], rounded as in Pillow; a grey image is its own."""
     if images.shape[1] == 1:
-        return images.int()
-    red, green, blue = images.int().split(1, 1)
-    return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+        return images.float()
+    red, green, blue = images.float().split(1, 1)  # sums stay below 2^24, so float32 is exact
+    return (19595 * red).add_(green, alpha=38470).add_(blue, alpha=7471).add_(32768).mul_(2**-16).floor_()
 
 
-def _blend(base: Tensor | int, images: Tensor, factors: Tensor) -> Tensor:
+def _blend(base: Tensor | float, images: Tensor, factors: Tensor) -> Tensor:
     """`base` moved towards (factor < 1) or through (factor > 1) the images; the fraction is cut off, as in Pillow."""
-    return (base + per_image(factors, images) * (images.float() - base)).clamp_(0, 255).to(torch.uint8)
+    moved = (images.float() - base).mul_(per_image(factors, images)).add_(base)
+    return moved.clamp_(0, 255).to(torch.uint8)
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
@@ -152,10 +154,8 @@ def brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Factor 0 gives the image's mean luma, 1 the image."""
-    grey = luma(images)
-    pixels = grey[0].numel()
-    mean = (2 * grey.sum((1, 2, 3), keepdim=True) + pixels) // (2 * pixels)
-    return _blend(mean, images, factors)
+    mean = luma(images).mean((1, 2, 3), keepdim=True, dtype=torch.float64)
+    return _blend((mean + 0.5).floor_().float(), images, factors)
 
 
 def colour(images: Tensor, factors: Tensor) -> Tensor:
@@ -165,11 +165,11 @@ def colour(images: Tensor, factors: Tensor) -> Tensor:
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     """Factor 0 gives the image smoothed by a 3 x 3 kernel (centre 5, others 1; the border stays), 1 the image."""
-    pixels = images.short()
-    rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
-    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * pixels[:, :, 1:-1, 1:-1]
-    smooth = pixels.clone()
-    smooth[:, :, 1:-1, 1:-1] = (2 * total + 13) // 26
+    smooth = images.float()
+    rows = smooth[:, :, :-2] + smooth[:, :, 1:-1] + smooth[:, :, 2:]
+    middle = smooth[:, :, 1:-1, 1:-1]
+    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * middle
+    middle.copy_(total.add_(6.5).div_(13).floor_())  # to the nearest level: 13 is odd, so there are no ties
     return _blend(smooth, images, factors)
 
 
@@ -189,7 +189,7 @@ def hue(images: Tensor, turns: Tensor) -> Tensor:
     )
     sextant = sextant + 6 * per_image(turns, images)
     # Each channel is the same trapezoid over the colour circle, shifted: red by 5, green by 3, blue by 1 sixths.
-    shift = torch.tensor((5.0, 3.0, 1.0), device=images.device).view(1, 3, 1, 1)
+    shift = send(torch.tensor((5.0, 3.0, 1.0)), images.device).view(1, 3, 1, 1)
     place = (sextant + shift) % 6
     return (value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)).round_().to(torch.uint8)
 

@@ -22,16 +22,14 @@ def apply_each(images: Tensor, choice: Tensor, values: Tensor, operations: Seque
     `choice` int64 [B] and `values` float64 [B] live on the CPU, so the size of each group is known without asking the
     device.
     """
-    images = images.clone()
     order = choice.argsort()
-    rows = ops.send(order, images.device)
-    end = 0
-    for operation, count in zip(operations, choice.bincount(minlength=len(operations)).tolist(), strict=True):
-        start, end = end, end + count
-        if operation is not None and count:
-            group = rows[start:end]
-            images.index_copy_(0, group, operation(images.index_select(0, group), values[order[start:end]]))
-    return images
+    sizes = choice.bincount(minlength=len(operations)).tolist()
+    groups = images.index_select(0, ops.send(order, images.device)).split(sizes)
+    done = [
+        group if operation is None or not len(group) else operation(group, parameters)
+        for operation, group, parameters in zip(operations, groups, values[order].split(sizes), strict=True)
+    ]
+    return torch.cat(done).index_select(0, ops.send(order.argsort(), images.device))
 
 
 # name: (operation, strength in 0..1 and sign and image side -> parameter). The ranges are those of the AutoAugment

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import LongtailError, UsageError
 from .augment import ResizedCrop
-from .decode import CorruptImage, decode, image_size
+from .decode import CorruptImage, image_size
 from .images import ImageSet
 
 
@@ -38,16 +38,6 @@ def _resize(pixels: np.ndarray, side: int, box: tuple[float, float, float, float
         image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
         pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box)).reshape(side, side, channels)
     return pixels.transpose(2, 0, 1)
-
-
-def prepare_evaluation(raw: bytes | np.ndarray, channels: int, size: int, side: int) -> np.ndarray:
-    """One image as evaluation sees it: the middle `size` pixels of its square of `side`, uint8 [C, size, size].
-
-    Raises `CorruptImage`.
-    """
-    square = to_square(decode(raw, channels, at_least=(side, side)), side)
-    margin = (side - size) // 2
-    return square[:, margin : margin + size, margin : margin + size]
 
 
 class SquareReader:

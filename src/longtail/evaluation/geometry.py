@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..classes import SHOTS
 from ..errors import LongtailError, UsageError
 
-_CHUNK = 2048  # rows of features, or of a pairwise matrix, that are held in float64 at a time
+_CHUNK = 512  # rows of features, or of a pairwise matrix, that are held in float64 at a time
 
 
 @torch.no_grad()

@@ -1,0 +1,118 @@
+"""One table of methods on one long-tailed set: same network, same epochs, same batch size and schedule, one seed.
+
+    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20                 # all methods, one after the other
+    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20 --only glmc     # or some, several processes side by side
+
+Runs that are finished are kept and those that were stopped go on, so the script can be called again at any time. Every call
+writes the table of what is finished to benchmarks/results/compare-NAME.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import longtail
+from longtail.engine.run import Run, write_json
+from longtail.engine.files import write_text
+from longtail.report.tables import percent
+
+RESULTS = Path(__file__).parent / "results"
+# The authors' learning rates, those for another batch size than 64 scaled in proportion, and their weight decays.
+LT = {"lr": 0.05, "weight_decay": 2e-4}
+BCE3S: dict[str, Any] = {"method": "bce3s", "train": {"lr": 0.01, "weight_decay": 5e-3}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ce": {"method": "ce", "train": LT},
+    "balanced_softmax": {"method": "balanced_softmax", "train": LT},
+    "glmc": {"method": "glmc", "train": {"lr": 0.01, "weight_decay": 5e-3}},
+    "bcl": {"method": "bcl", "train": {"lr": 0.0375, "weight_decay": 5e-4}},
+    "bce3s": BCE3S,
+    "bce3s+maxnorm": BCE3S | {"start_from": "bce3s", "stages": ["maxnorm"], "options": {"finetune": "maxnorm", "finetune_epochs": 10}},
+    # the paper's ablation of stage 1
+    "bce3s: ce joint": BCE3S | {"options": {"joint": "ce", "contrastive": "off", "uniform": "off"}},
+    "bce3s: joint": BCE3S | {"options": {"contrastive": "off", "uniform": "off"}},
+    "bce3s: joint+contrastive": BCE3S | {"options": {"uniform": "off"}},
+    "bce3s: joint+uniform": BCE3S | {"options": {"contrastive": "off"}},
+}
+SHARED = {"batch_size": 64, "schedule": "cosine", "warmup_epochs": 1, "eval_every": 5}
+
+
+def folder(out: Path, name: str) -> Path:
+    return out / name.replace(": ", "-").replace(" ", "-")
+
+
+def train(name: str, data: str, imbalance: float, out: Path, epochs: int, backbone: str, seed: int) -> None:
+    """Train one variant, go on with it, or leave it alone if it is finished."""
+    variant = dict(VARIANTS[name])
+    path = folder(out, name)
+    if (path / "results.json").exists():
+        return
+    if (path / "last.ckpt").exists():
+        longtail.resume(path)
+        return
+    if "start_from" in variant:
+        variant["start_from"] = str(folder(out, variant["start_from"]))
+    variant["train"] = SHARED | variant["train"] | {"epochs": epochs}
+    longtail.train(
+        variant.pop("method"), data={"source": data, "imbalance": imbalance}, out=path, backbone=backbone, seed=seed, **variant
+    )
+
+
+def write_table(setting: str, out: Path) -> str:
+    """Collect the finished runs into a JSON file and a Markdown table. Returns the table."""
+    rows = []
+    for name in VARIANTS:
+        path = folder(out, name)
+        if (path / "results.json").exists():
+            run = Run.open(path)
+            environment = json.loads(run.environment_file.read_text())
+            rows.append({"name": name, "results": run.results(), "environment": environment, "config": run.config().model_dump(mode="json")})
+    write_json(RESULTS / f"compare-{setting}.json", rows)
+    lines = [f"# {setting}", ""]
+    if rows:
+        results, environment, config = rows[0]["results"], rows[0]["environment"], rows[0]["config"]
+        data = results["data"]
+        lines += [
+            f"- data: {setting}, imbalance factor {data['imbalance_factor']:g}, {data['train_images']:,} training images "
+            f"(subset {data['subset']}, hash {data['subset_hash']}), {data['test_images']:,} test images",
+            f"- network: {config['backbone']}, {environment['backbone_parameters']:,} parameters; {environment['precision']}",
+            f"- schedule: {config['train']['epochs']} epochs, batch 64, SGD with the authors' learning rate and weight decay, one warm-up "
+            f"epoch, cosine; seed {config['seed']}; protocol: {results['protocol']}",
+            f"- machine: {environment['processor']}, one thread a run; {environment['date'][:10]}; "
+            f"torch {environment['packages']['torch']}; commit {(environment['git_commit'] or 'unknown')[:12]}",
+            f"- command: `OMP_NUM_THREADS=1 python -m benchmarks.compare {setting} --data PATH --epochs {config['train']['epochs']}`",
+            "",
+            "| method | top-1 | many | medium | few | ECE | training minutes |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+    for row in rows:
+        metrics = row["results"]["metrics"]
+        cells = (percent(metrics[key]) for key in ("top1", "many", "medium", "few", "ece"))
+        lines.append(f"| {row['name']} | {' | '.join(cells)} | {row['results']['seconds'] / 60:.0f} |")
+    text = "\n".join(lines) + "\n"
+    write_text(RESULTS / f"compare-{setting}.md", text)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", help="name of the table")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--imbalance", type=float, default=100)
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    args = parser.parse_args()
+    out = args.out / args.setting
+    for name in args.only:
+        train(name, args.data, args.imbalance, out, args.epochs, args.backbone, args.seed)
+        sys.stdout.write(write_table(args.setting, out))
+
+
+if __name__ == "__main__":
+    main()
