@@ -1,10 +1,10 @@
 """One table of methods on one long-tailed set: same network, same epochs, same batch size and schedule, one seed.
 
-    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20                 # all methods, one after the other
-    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20 --only glmc     # or some, several processes side by side
+    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20               # all, one after the other
+    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20 --only glmc   # some: processes may run side by side
 
-Runs that are finished are kept and those that were stopped go on, so the script can be called again at any time. Every call
-writes the table of what is finished to benchmarks/results/compare-NAME.{json,md}.
+Runs that are finished are kept and those that were stopped go on, so the script can be called again at any time. Every
+call writes the table of what is finished to benchmarks/results/compare-NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import longtail
-from longtail.engine.run import Run, write_json
 from longtail.engine.files import write_text
+from longtail.engine.run import Run, write_json
 from longtail.report.tables import percent
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "glmc": {"method": "glmc", "train": {"lr": 0.01, "weight_decay": 5e-3}},
     "bcl": {"method": "bcl", "train": {"lr": 0.0375, "weight_decay": 5e-4}},
     "bce3s": BCE3S,
-    "bce3s+maxnorm": BCE3S | {"start_from": "bce3s", "stages": ["maxnorm"], "options": {"finetune": "maxnorm", "finetune_epochs": 10}},
+    "bce3s+maxnorm": BCE3S
+    | {"start_from": "bce3s", "stages": ["maxnorm"], "options": {"finetune": "maxnorm", "finetune_epochs": 10}},
     # the paper's ablation of stage 1
     "bce3s: ce joint": BCE3S | {"options": {"joint": "ce", "contrastive": "off", "uniform": "off"}},
     "bce3s: joint": BCE3S | {"options": {"contrastive": "off", "uniform": "off"}},
@@ -57,7 +58,12 @@ def train(name: str, data: str, imbalance: float, out: Path, epochs: int, backbo
         variant["start_from"] = str(folder(out, variant["start_from"]))
     variant["train"] = SHARED | variant["train"] | {"epochs": epochs}
     longtail.train(
-        variant.pop("method"), data={"source": data, "imbalance": imbalance}, out=path, backbone=backbone, seed=seed, **variant
+        variant.pop("method"),
+        data={"source": data, "imbalance": imbalance},
+        out=path,
+        backbone=backbone,
+        seed=seed,
+        **variant,
     )
 
 
@@ -69,21 +75,28 @@ def write_table(setting: str, out: Path) -> str:
         if (path / "results.json").exists():
             run = Run.open(path)
             environment = json.loads(run.environment_file.read_text())
-            rows.append({"name": name, "results": run.results(), "environment": environment, "config": run.config().model_dump(mode="json")})
+            rows.append(
+                {
+                    "name": name,
+                    "results": run.results(),
+                    "environment": environment,
+                    "config": run.config().model_dump(mode="json"),
+                }
+            )
     write_json(RESULTS / f"compare-{setting}.json", rows)
     lines = [f"# {setting}", ""]
     if rows:
         results, environment, config = rows[0]["results"], rows[0]["environment"], rows[0]["config"]
-        data = results["data"]
+        data, epochs = results["data"], config["train"]["epochs"]
         lines += [
-            f"- data: {setting}, imbalance factor {data['imbalance_factor']:g}, {data['train_images']:,} training images "
-            f"(subset {data['subset']}, hash {data['subset_hash']}), {data['test_images']:,} test images",
+            f"- data: {setting}, imbalance factor {data['imbalance_factor']:g}, {data['train_images']:,} training "
+            f"images (subset {data['subset']}, hash {data['subset_hash']}), {data['test_images']:,} test images",
             f"- network: {config['backbone']}, {environment['backbone_parameters']:,} parameters; {environment['precision']}",
-            f"- schedule: {config['train']['epochs']} epochs, batch 64, SGD with the authors' learning rate and weight decay, one warm-up "
-            f"epoch, cosine; seed {config['seed']}; protocol: {results['protocol']}",
+            f"- schedule: {epochs} epochs, batch 64, SGD with the authors' learning rate and weight decay, "
+            f"one warm-up epoch, cosine; seed {config['seed']}; protocol: {results['protocol']}",
             f"- machine: {environment['processor']}, one thread a run; {environment['date'][:10]}; "
             f"torch {environment['packages']['torch']}; commit {(environment['git_commit'] or 'unknown')[:12]}",
-            f"- command: `OMP_NUM_THREADS=1 python -m benchmarks.compare {setting} --data PATH --epochs {config['train']['epochs']}`",
+            f"- command: `OMP_NUM_THREADS=1 python -m benchmarks.compare {setting} --data PATH --epochs {epochs}`",
             "",
             "| method | top-1 | many | medium | few | ECE | training minutes |",
             "|---|---:|---:|---:|---:|---:|---:|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,14 +52,15 @@ def train(
     """Train `method` on `data`, write the run to the folder `out`, and return its results.
 
     ``longtail.train("glmc", data="photos/", out="runs/photos", train={"epochs": 30}, options={"contrast_weight": 4.0})``.
-    `data` is a source, or the fields of `DataConfig`; other keyword arguments are sections and fields of `Config`. Raises `UsageError` or `LongtailError`.
+    `data` is a source, or the fields of `DataConfig`; other keyword arguments are sections and fields of `Config`.
+    Raises `UsageError` or `LongtailError`.
     """
     overrides["data"] = {"source": data} if isinstance(data, str) else data
     config = make_config(method, recipe, overrides)
     run = Run(Path(out))
-    run.create(config)
-    with _log_to(run):
-        return Trainer(config, run, reporter).fit()
+    trainer = Trainer(config, run, reporter)
+    with _folder(run, config, trainer.is_main):
+        return trainer.fit()
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, method: str | None = None) -> dict[str, Any]:
@@ -70,21 +72,46 @@ def resume(path: str | Path, reporter: Reporter | None = None, method: str | Non
     config = run.config()
     if method not in (None, config.method):
         raise UsageError(f"{path} is a run of '{config.method}', not of '{method}'.")
-    with _log_to(run):
-        return Trainer(config, run, reporter).fit(resume=run.checkpoint_file.exists())
+    trainer = Trainer(config, run, reporter)
+    with _log_to(run, trainer.is_main):
+        return trainer.fit(resume=run.checkpoint_file.exists())
 
 
 @contextmanager
-def _log_to(run: Run) -> Iterator[None]:
-    """Write the log to the run's folder too."""
-    handler = logging.FileHandler(run.log_file)
+def _folder(run: Run, config: Config, is_main: bool) -> Iterator[None]:
+    """A new run folder, which goes again if nothing comes of it: the mended command can then be given as it was."""
+    if is_main:
+        run.create(config)
+    try:
+        with _log_to(run, is_main):
+            yield
+    except BaseException:
+        if is_main and not run.checkpoint_file.exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+class _LogFile(logging.FileHandler):
+    """Stays silent where the disk is full: what the run writes next will say so, once and clearly."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+@contextmanager
+def _log_to(run: Run, is_main: bool) -> Iterator[None]:
+    """Write the log to the run's folder too, and what ended the run there alone: the caller shows it."""
+    if not is_main:
+        yield
+        return
+    handler = _LogFile(run.log_file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         yield
     except Exception as error:
-        logger.error("%s", error)
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, str(error), (), None))
         raise
     finally:
         logger.removeHandler(handler)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from .errors import LongtailError, UsageError
+from .errors import LongtailError, UsageError, unknown_name
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Train, compare and ship image classifiers on long-tailed data.\n\nStart with [bold]longtail demo[/], or "
-    "[bold]longtail data inspect FOLDER[/] and [bold]longtail train balanced_softmax --data FOLDER[/] on your own images.",
+    "[bold]longtail data inspect FOLDER[/] and [bold]longtail train balanced_softmax --data FOLDER[/] on your images.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
@@ -27,8 +27,10 @@ errors = Console(stderr=True)
 
 
 def main() -> None:
-    """Run a command; end with 0, 1 (the work failed), 2 (the request was wrong) or 128 + signal, never with a traceback for
-    something a user can mend."""
+    """Run a command; end with 0, 1 (the work failed), 2 (the request was wrong) or 128 + signal.
+
+    What a user can mend is said in one message, without a traceback.
+    """
     try:
         app(standalone_mode=True)
     except LongtailError as error:
@@ -36,7 +38,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        errors.print(f"[bold red]Error:[/] {_escape(f'{error.strerror or error}{where}')}.", highlight=False, soft_wrap=True)
+        errors.print(
+            f"[bold red]Error:[/] {_escape(f'{error.strerror or error}{where}')}.", highlight=False, soft_wrap=True
+        )
         sys.exit(1)
 
 
@@ -46,29 +50,34 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-@app.command(epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]")
+@app.command(
+    epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]"
+)
 def train(
-    method: Annotated[Optional[str], typer.Argument(help="What to train: see `longtail methods`.")] = None,
-    data: Annotated[Optional[str], typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
-    test: Annotated[Optional[str], typer.Option(help="The test split, where the source has none.")] = None,
-    root: Annotated[Optional[str], typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
-    imbalance: Annotated[Optional[float], typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
-    image_size: Annotated[Optional[int], typer.Option(help="Resize images to this many pixels.")] = None,
-    backbone: Annotated[Optional[str], typer.Option(help="resnet32, resnet32_w64, resnext50_32x4d, timm:NAME, ...")] = None,
-    epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Fixes initialisation, order and augmentation.")] = None,
-    recipe: Annotated[Optional[str], typer.Option(help="A name from `longtail recipes`, or a YAML file.")] = None,
-    settings: Annotated[Optional[list[str]], typer.Option("--set", help="Any other option, key=value; repeatable.")] = None,
-    start_from: Annotated[Optional[str], typer.Option("--from", help="Run folder whose weights to start from.")] = None,
-    stages: Annotated[Optional[str], typer.Option(help="Which of the method's stages to run, comma-separated.")] = None,
+    method: Annotated[str | None, typer.Argument(help="What to train: see `longtail methods`.")] = None,
+    data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
+    test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    imbalance: Annotated[float | None, typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet32, resnet32_w64, resnext50_32x4d, timm:NAME, ...")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes initialisation, order and augmentation.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A name from `longtail recipes`, or a YAML file.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other option, key=value; repeatable.")
+    ] = None,
+    start_from: Annotated[str | None, typer.Option("--from", help="Run folder whose weights to start from.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Which of the method's stages to run, comma-separated.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
-    out: Annotated[Optional[Path], typer.Option(help="Run folder [default: runs/METHOD-DATE-TIME].")] = None,
-    resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/METHOD-DATE-TIME).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
 ) -> None:
     """Train a classifier and write a run folder: model, metrics, predictions, log."""
     from . import api
-    from .config import merge, parse_set
-    from .methods import method_class
+    from .config import merge
     from .report.console import LiveReporter, log_to_console
     from .report.tables import results_table
 
@@ -80,10 +89,8 @@ def train(
     else:
         if method is None:
             raise UsageError("Name a method, for instance `longtail train balanced_softmax`, or give --resume RUN.")
-        overrides: dict[str, Any] = {}
-        for assignment in settings or ():
-            overrides = merge(overrides, parse_set(assignment, method_class(method).Options.model_fields))
-        given = {
+        overrides = _settings(method, settings)
+        given: dict[str, Any] = {
             "backbone": backbone,
             "seed": seed,
             "start_from": start_from,
@@ -96,8 +103,22 @@ def train(
         overrides = merge(overrides, _given(**given))
         out = out or _default_out(method)
         results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
-    console.print(results_table([results], f"{results['split']}, {results['protocol']} (accuracy in %)"))
-    console.print(f"Run folder: {out}\nNext: longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER", highlight=False)
+    console.print(f"Accuracy in %, {results['split']} split, {results['protocol']}", highlight=False)
+    console.print(results_table([results]))
+    console.print(
+        f"Run folder: {out}\nNext: longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER", highlight=False
+    )
+
+
+def _settings(method: str, assignments: list[str] | None) -> dict[str, Any]:
+    """The --set options as one nested mapping."""
+    from .config import merge, parse_set
+    from .methods import method_class
+
+    values: dict[str, Any] = {}
+    for assignment in assignments or ():
+        values = merge(values, parse_set(assignment, method_class(method).Options.model_fields))
+    return values
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -114,8 +135,8 @@ def _default_out(method: str) -> Path:
 @app.command("eval", epilog="Example: [bold]longtail eval runs/mine --data photos/test[/]")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    data: Annotated[Optional[str], typer.Option(help="Other images to score, with the same classes.")] = None,
-    split: Annotated[Optional[str], typer.Option(help="train, val or test [default: test, else val].")] = None,
+    data: Annotated[str | None, typer.Option(help="Other images to score, with the same classes.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val).")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also show every class.")] = False,
     geometry: Annotated[bool, typer.Option("--geometry", help="Also measure features and classifier.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -133,7 +154,9 @@ def evaluate(
     console.print(f"{result['images']} images of {result['source']} ({result['split']})", highlight=False)
     console.print(metrics_table(result["metrics"]))
     if per_class:
-        console.print(class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000))
+        console.print(
+            class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000)
+        )
     if geometry:
         for table in geometry_tables(result):
             console.print(table)
@@ -145,7 +168,7 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders to search.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 1,
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
-    out: Annotated[Optional[Path], typer.Option(help="Write here instead of the terminal.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here instead of the terminal.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
 ) -> None:
@@ -177,12 +200,11 @@ def methods() -> None:
 
 
 @app.command(epilog="Example: [bold]longtail recipes glmc/cifar10-lt-100[/]")
-def recipes(name: Annotated[Optional[str], typer.Argument(help="Show this one whole.")] = None) -> None:
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None) -> None:
     """List the recipes, or show one with the figures its authors reported."""
     from rich.table import Table
 
     from .config import save_yaml
-    from .errors import unknown_name
     from .recipes import all_recipes
 
     known = all_recipes()
@@ -193,10 +215,52 @@ def recipes(name: Annotated[Optional[str], typer.Argument(help="Show this one wh
         typer.echo(f"# longtail train {method} --recipe {setting} --data SOURCE")
         typer.echo(save_yaml(known[name]), nl=False)
         return
-    table = Table("recipe", "reported top-1 %", "about", box=None)
+    table = Table("recipe", "reported %", "about", box=None)
+    table.columns[0].no_wrap = True
     for key, recipe in known.items():
         table.add_row(key, " / ".join(f"{figure.top1:g}" for figure in recipe.reported) or "-", recipe.about)
     console.print(table)
+
+
+@app.command(epilog="Example: [bold]longtail reproduce bcl/cifar100-lt-100 --data cifar100:~/cifar-100-python[/]")
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="METHOD/SETTING, a name from `longtail recipes`.")],
+    data: Annotated[str, typer.Option(help="The recipe's data set: a path, or kind:path.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from 0.")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Another length than the recipe's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other option, key=value; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/reproduce"),
+    results: Annotated[Path, typer.Option(help="File that gets a line.")] = Path("runs/reproductions.jsonl"),
+    minutes: Annotated[float | None, typer.Option(help="Save and stop after this long; call again to go on.")] = None,
+) -> None:
+    """Train a recipe over seeds and set the result beside the reported figure. Goes on where it was stopped."""
+    import json
+    import os
+    import signal
+    import threading
+
+    from .config import merge
+    from .engine.run import Run
+    from .recipes import all_recipes
+    from .report.console import LiveReporter, log_to_console
+    from .reproduce import append_result, comparison_table, run_seeds, summarise
+
+    log_to_console(console)
+    if recipe not in all_recipes():
+        raise unknown_name("recipe", recipe, all_recipes())
+    overrides = merge(_settings(recipe.partition("/")[0], settings), {"train": _given(epochs=epochs)})
+    if minutes is not None:
+        alarm = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
+        alarm.daemon = True
+        alarm.start()
+    runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
+    last = Run(out / recipe.replace("/", "-") / f"seed-{seeds - 1}")
+    line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
+    append_result(line, results)
+    console.print(comparison_table(line))
+    console.print(f"Added a line to {results}.", highlight=False)
 
 
 SOURCES = """Sources, found from a path or written kind:path:
@@ -207,7 +271,7 @@ SOURCES = """Sources, found from a path or written kind:path:
   parquet:PATH    Hugging Face image convention, one file or many
   npz:FILE        arrays train_images, train_labels, test_images, test_labels, class_names
   cifar10:PATH    cifar100:PATH   the official python pickles
-  hf:NAME         a Hugging Face dataset (pip install longtail[hf])
+  hf:NAME         a Hugging Face dataset (needs the extra hf)
   fashion-mnist-lt   1,485 images that come with longtail
 """
 
@@ -215,9 +279,9 @@ SOURCES = """Sources, found from a path or written kind:path:
 @data_app.command(epilog=SOURCES.replace("\n", "\n\n"))
 def inspect(
     source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
-    test: Annotated[Optional[str], typer.Option(help="The test split, where the source has none.")] = None,
-    root: Annotated[Optional[str], typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
-    png: Annotated[Optional[Path], typer.Option(help="Save the class-frequency curve here.")] = None,
+    test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Save the class-frequency curve here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Classes, counts, imbalance, shots, image sizes, duplicates and unreadable files of a source."""
@@ -230,7 +294,7 @@ def inspect(
     splits = open_source(source, test=test, root=root)
     reporter = LiveReporter(errors)
     reporter.begin("reading images", len(splits.train) + len(splits.test or ()))
-    inspection = inspect_source(splits, lambda done: reporter.advance(done))
+    inspection = inspect_source(splits, reporter.advance)
     reporter.end()
     if as_json:
         typer.echo(json.dumps(inspection.to_dict(), indent=2))
@@ -241,9 +305,9 @@ def inspect(
         errors.print(f"Saved the class-frequency curve as {png}.", highlight=False)
 
 
-# One network, schedule and number of epochs for all, so that only the method differs: enough steps for GLMC, which needs them.
+# One network, schedule and number of epochs for all, so that only the method differs; and as many steps as GLMC needs.
 DEMO_METHODS = ("ce", "balanced_softmax", "glmc")
-DEMO = {
+DEMO: dict[str, Any] = {
     "backbone": "resnet8",
     "train": {"epochs": 100, "batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
     "options": {"augment": "crop:4,flip"},
@@ -252,7 +316,7 @@ DEMO = {
 
 @app.command()
 def demo(
-    out: Annotated[Optional[Path], typer.Option(help="Where the runs go [default: runs/demo-DATE-TIME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the runs go (default: runs/demo-DATE-TIME).")] = None,
     seed: Annotated[int, typer.Option(help="One seed for all three.")] = 0,
 ) -> None:
     """Train three methods on the long-tailed Fashion-MNIST that comes with longtail, and compare them."""
@@ -265,8 +329,8 @@ def demo(
     results = []
     for method in DEMO_METHODS:
         results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
-    title = "Fashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed"
-    console.print(results_table(results, title))
+    console.print("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed", highlight=False)
+    console.print(results_table(results))
     best = out / DEMO_METHODS[-1]
     console.print(
         f"The runs are in {out}. Next:\n"

@@ -68,7 +68,7 @@ class TrainConfig(Section):
     authors_protocol: bool = Field(
         False, description="also score the test set every epoch, plain and flipped, and report the best"
     )
-    accelerator: str = Field("auto", description="cpu, cuda or auto")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1, description="processes, one per device")
 
 

@@ -1,8 +1,8 @@
 """Every random draw of a run follows from its one seed, by name.
 
-A draw is made with a generator seeded from the run's seed and the draw's place (epoch, step, purpose), never from a
-generator that has been running since the start. That is what makes a resumed run equal to an uninterrupted one: there is
-no generator state to save.
+A draw is made with a generator seeded from the run's seed and the draw's place (epoch, step, purpose), never from one
+that has been running since the start. That is what makes a resumed run equal to an uninterrupted one: there is no
+generator state to save.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ def two_labels(soft_target: Tensor) -> tuple[Tensor, Tensor]:
 def test_bce3s(golden, assert_close_relative, name):
     v = golden(name)
     dim = v["features_origin"].shape[1]
-    joint, contrastive, uniform = (v["weights_joint_contrastive_uniform"] / v["weights_joint_contrastive_uniform"][0]).tolist()
+    _, contrastive, uniform = (
+        v["weights_joint_contrastive_uniform"] / v["weights_joint_contrastive_uniform"][0]
+    ).tolist()
     options = BCE3SOptions(contrastive_weight=contrastive, uniform_weight=uniform, subsample=v["r"].item())
     method = BCE3S(Features(dim), classes(torch.ones(10, dtype=torch.int64)), options)
     method.projector = mlp(dim, dim, v["proj_w2"].shape[0], norm=False)
@@ -115,11 +117,17 @@ def test_bce3s_second_stage(golden, assert_close_relative, monkeypatch):
     assert_close_relative(method.classifier.bias.grad, v["grad_classifier_bias"])
 
 
-@pytest.mark.parametrize("build", [lambda c: BCE3S(Features(16), c, BCE3SOptions()), lambda c: GLMC(Features(16), c, GLMCOptions())])
+@pytest.mark.parametrize(
+    "build", [lambda c: BCE3S(Features(16), c, BCE3SOptions()), lambda c: GLMC(Features(16), c, GLMCOptions())]
+)
 def test_maxnorm_stage(golden, assert_close_relative, build):
     v = golden("maxnorm_projection")
     method = build(classes(torch.ones(10, dtype=torch.int64)))
-    stage = next(s for s in type(method)(Features(16), method.classes, method.Options(finetune="maxnorm")).stages() if s.name == "maxnorm")
+    stage = next(
+        s
+        for s in type(method)(Features(16), method.classes, method.Options(finetune="maxnorm")).stages()
+        if s.name == "maxnorm"
+    )
     method.classifier.weight.data, method.classifier.bias.data = v["weight_at_start"].clone(), v["bias_before"].clone()
     method.before_stage(stage, lambda: [])
     assert_close_relative(method.radius, v["radius"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from .files import write_atomically, write_text
 
 FORMAT = 1
 Name = TypeVar("Name")
-Image = Union[str, Path, bytes, np.ndarray, Any]  # Any: a PIL image
+Image = str | Path | bytes | np.ndarray | Any  # Any: a PIL image
 
 
 class Preprocessing(Section):
@@ -39,8 +39,8 @@ class Preprocessing(Section):
     resize: int = Field(description="the shorter side is resized to this, and the middle square kept")
     image_size: int = Field(description="the middle of that square which the network sees")
     channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = Field(strict=False)  # JSON has lists
+    std: tuple[float, ...] = Field(strict=False)
 
 
 class Description(Section):
@@ -50,8 +50,8 @@ class Description(Section):
     method: str
     options: dict[str, Any]
     backbone: str
-    classes: tuple[str, ...]
-    class_counts: tuple[int, ...]
+    classes: tuple[str, ...] = Field(strict=False)
+    class_counts: tuple[int, ...] = Field(strict=False)
     preprocessing: Preprocessing
     parameters: int
 
@@ -104,7 +104,10 @@ class Predictor:
         """
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Iterable):
             images = [images]
-        return [prediction for _, prediction in self.stream(((None, self.prepare(image)) for image in images), top, batch_size)]
+        return [
+            prediction
+            for _, prediction in self.stream(((None, self.prepare(image)) for image in images), top, batch_size)
+        ]
 
     def stream(
         self, images: Iterable[tuple[Name, Tensor]], top: int = 1, batch_size: int = 64
@@ -121,7 +124,7 @@ class Predictor:
             try:
                 image = Path(image).read_bytes()
             except OSError as error:
-                raise UsageError(f"Cannot read {image}: {error.strerror}.") from error
+                raise UsageError(f"Cannot read {image!s}: {error.strerror}.") from error
         elif not isinstance(image, (bytes, np.ndarray)):
             image = np.asarray(image)
         pixels = self.description.preprocessing
@@ -142,7 +145,7 @@ class Predictor:
         ]
 
 
-def load(path: str | Path, device: str = "cpu") -> Predictor:
+def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
     """Read a deployable model from a run folder (or any folder with model.json and model.safetensors).
 
     Raises `UsageError` where there is none, `LongtailError` where its files are damaged or disagree.
@@ -153,7 +156,9 @@ def load(path: str | Path, device: str = "cpu") -> Predictor:
     try:
         content = json.loads((folder / "model.json").read_text())
         if content.get("format") != FORMAT:
-            raise LongtailError(f"{folder / 'model.json'} has format {content.get('format')}; this version reads {FORMAT}.")
+            raise LongtailError(
+                f"{folder / 'model.json'} has format {content.get('format')}; this version reads {FORMAT}."
+            )
         description: Description = validate(Description, content, str(folder / "model.json"))
         weights = load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:

@@ -15,7 +15,11 @@ from ..methods.base import Method
 
 @torch.inference_mode()
 def evaluate(
-    method: Method, loader: Loader, batch_size: int, flip: bool = False, seen: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    method: Method,
+    loader: Loader,
+    batch_size: int,
+    flip: bool = False,
+    seen: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of `method` on every image of `loader`, gathered over processes.
 

@@ -14,7 +14,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises `LongtailError` when the disk refuses (full, read-only); the temporary file is then removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # always the same, so that what a killed run left is overwritten
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)

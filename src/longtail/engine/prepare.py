@@ -18,7 +18,7 @@ from ..data.loaders import Loader, build_loader, channel_statistics
 from ..data.longtail import carve, check_labels, check_range, holdout, subset_hash
 from ..data.sources import open_source
 from ..data.squares import stored_size
-from ..errors import LongtailError
+from ..errors import LongtailError, UsageError
 from ..methods import method_class
 from ..methods.base import Method
 from ..models import build_backbone
@@ -104,12 +104,22 @@ def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders
     if 0 in classes.counts:
         raise LongtailError(f"Every training image of class '{classes.names[classes.counts.index(0)]}' is corrupt.")
     held_out = {
-        name: build_split(images, config, fabric, channels, mean, std)
-        for name, images in subset.held_out.items()
+        name: build_split(images, config, fabric, channels, mean, std) for name, images in subset.held_out.items()
     }
+    for loader, images in zip(held_out.values(), subset.held_out.values(), strict=True):
+        check_native_size(loader, images, train.size)
     resize = train.size if config.image_size is None else stored_size(train.size)
     preprocessing = Preprocessing(resize=resize, image_size=train.size, channels=channels, mean=mean, std=std)
     return Loaders(train, held_out, classes, preprocessing)
+
+
+def check_native_size(loader: Loader, images: ImageSet, trained: int) -> None:
+    """Raise `UsageError` where images that are not resized differ from those of training in size."""
+    if loader.size != trained:
+        raise UsageError(
+            f"The images of {images.name} have {loader.size} x {loader.size} pixels, those of training {trained} x "
+            f"{trained}. Say what to resize all to when training, for example --image-size {trained}."
+        )
 
 
 def build_split(

@@ -58,6 +58,7 @@ def write_results(
         "parameters": description.parameters,
         "seed": config.seed,
         "data": dict(subset.description),
+        "skipped_images": loaders.skipped,
         "epochs": progress["lines"],
         "split": split,
         "protocol": PROTOCOL,

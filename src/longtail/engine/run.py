@@ -59,11 +59,17 @@ class Run:
             with self.metrics_file.open("a") as handle:
                 handle.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise LongtailError(f"Cannot write {self.metrics_file}: {error.strerror}. The last checkpoint is kept.") from error
+            raise LongtailError(
+                f"Cannot write {self.metrics_file}: {error.strerror}. The last checkpoint is kept."
+            ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per finished epoch, oldest first."""
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()] if self.metrics_file.exists() else []
+        return (
+            [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+            if self.metrics_file.exists()
+            else []
+        )
 
     def truncate_metrics(self, epochs: int) -> None:
         """Forget lines written after the checkpoint (a killed run may have written one, or half of one)."""
@@ -76,11 +82,19 @@ class Run:
     def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
         """The last saved state. Raises `UsageError` where there is none, `LongtailError` where it cannot be read."""
         if not self.checkpoint_file.is_file():
-            raise UsageError(f"{self.path} has no last.ckpt: the run stopped before its first epoch ended. Start it anew.")
+            raise UsageError(
+                f"{self.path} has no last.ckpt: the run stopped before its first epoch ended. Start it anew."
+            )
         try:
-            return torch.load(self.checkpoint_file, map_location=device, weights_only=True)
-        except Exception as error:
-            raise LongtailError(f"{self.checkpoint_file} is damaged and cannot be read: {error}") from error
+            state = torch.load(self.checkpoint_file, map_location=device, weights_only=True)
+        except Exception as error:  # bytes that are no checkpoint fail in many ways
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise LongtailError(
+                f"{self.checkpoint_file} is damaged and cannot be read: {reason}. Restore it, or train anew in another folder."
+            ) from error
+        if not isinstance(state, dict) or not {"method_name", "method", "progress"} <= state.keys():
+            raise LongtailError(f"{self.checkpoint_file} is not a checkpoint of this version of longtail.")
+        return state
 
     def results(self) -> dict[str, Any]:
         """What the finished run measured. Raises `UsageError` for a run that has not finished."""
@@ -114,7 +128,9 @@ def device_name(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), name)
+        name = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), name
+        )
     return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
 
 
@@ -126,7 +142,9 @@ def _git_commit() -> str | None:
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
             cwd=here, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
-        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10)
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() if tracked.returncode == 0 else None

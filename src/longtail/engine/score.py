@@ -17,13 +17,18 @@ from ..evaluation.geometry import geometry as measure_geometry
 from ..methods.base import Method
 from .deploy import load
 from .evaluate import evaluate
-from .prepare import build_split, choose_images
+from .prepare import build_split, check_native_size, choose_images
 from .run import Run
 from .schedule import use_bf16
 
 
 def score(
-    path: str | Path, *, data: str | None = None, split: str | None = None, geometry: bool = False, batch_size: int = 256
+    path: str | Path,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    geometry: bool = False,
+    batch_size: int = 256,
 ) -> dict[str, Any]:
     """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
 
@@ -47,6 +52,7 @@ def score(
         return build_split(splits[name], config.data, fabric, pixels.channels, pixels.mean, pixels.std)
 
     scored = loader(split)
+    check_native_size(scored, splits[split], pixels.image_size)
     method = predictor.method
     if use_bf16(config.train, fabric.device):
         method.backbone.precision = torch.bfloat16
@@ -66,8 +72,8 @@ def score(
 
 
 def _geometry(method: Method, loader: Loader, batch_size: int) -> dict[str, Any]:
-    classifier = method.get_submodule(method.deployed[-1])
-    return measure_geometry(_Features(method, loader, batch_size), classifier.rows, classifier.bias, method.classes.shots)
+    features = _Features(method, loader, batch_size)
+    return measure_geometry(features, *method.classifier_rows(), method.classes.shots)
 
 
 class _Features:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import Config, TrainConfig, merge, validate
-from ..errors import LongtailError, UsageError
+from ..errors import LongtailError, UsageError, unknown_name
 from ..methods.base import Batch, Clock, Method, Stage
-from ..models import count_parameters
+from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator
 from .evaluate import evaluate
-from .prepare import Loaders, Subset, build_loaders, build_method, choose_images
+from .prepare import Subset, build_loaders, build_method, choose_images
 from .reporter import Reporter
 from .results import deployed_parameters, write_results
 from .run import Run, device_name, environment, write_json
@@ -37,7 +38,7 @@ CHECK_EVERY = 50
 EVALUATIONS = 20
 
 
-class Interrupted(LongtailError):
+class Interrupted(LongtailError):  # noqa: N818
     """Training was asked to stop, and saved its state first. The exit code is the shell's: 128 + signal."""
 
     def __init__(self, number: int, run: Run) -> None:
@@ -47,10 +48,11 @@ class Interrupted(LongtailError):
 
 @dataclass
 class Progress:
-    """How far a run is. `stage`, `epoch` and `step` are the next to do; `lines` of metrics are written; `totals` are the
-    loss terms summed over the steps of an epoch that was interrupted; `best` belongs to the authors' protocol."""
+    """How far a run is. `finished` names the stages that need not be run (again); `epoch` and `step` are the next to do;
+    `lines` of metrics are written; `totals` are the loss terms summed over the steps of an epoch that was interrupted;
+    `best` belongs to the authors' protocol."""
 
-    stage: int = 0
+    finished: list[str] = field(default_factory=list)
     epoch: int = 0
     step: int = 0
     lines: int = 0
@@ -65,36 +67,52 @@ class Trainer:
     def __init__(self, config: Config, run: Run, reporter: Reporter | None = None) -> None:
         self.config, self.run, self.reporter = config, run, reporter or Reporter()
         torch.use_deterministic_algorithms(config.train.deterministic)
-        self.fabric = Fabric(
-            accelerator=config.train.accelerator,
-            devices=config.train.devices,
-            # Methods skip parts in some epochs (BCE3S its projector in the first), which DDP must be told to expect.
-            strategy=DDPStrategy(find_unused_parameters=True) if config.train.devices > 1 else "auto",
-        )
+        if config.train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS refuses
+        accelerator, devices = config.train.accelerator, config.train.devices
+        try:
+            self.fabric = Fabric(
+                accelerator=accelerator,
+                devices=devices,
+                # Methods skip parts in some epochs (BCE3S its projector in the first), which DDP must be told to expect.
+                strategy=DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"Cannot use {devices} device(s) of train.accelerator={accelerator}: {error}") from error
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process, of all that train the run together, that writes its folder."""
+        return self.fabric.is_global_zero
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to the end and return the results.
 
         Raises `Interrupted` after saving when asked to stop, `LongtailError` when a loss is not finite.
         """
-        self.fabric.launch()
         state = self._load_state() if resume else None
-        self.progress = Progress(**state["progress"]) if state else Progress()
+        self.progress = Progress(**state["progress"]) if state else Progress(finished=self._finished_before())
         subset = choose_images(self.config.data, self.config.seed)
+        # Built once for nothing: a wrong backbone or stage is better told before a million images are decoded.
+        self._stages(build_method(self.config, subset.classes, channels=3))
+        self.fabric.launch()
+        if not self.is_main:
+            self.reporter = Reporter()
         self.loaders = build_loaders(self.config.data, subset, self.fabric)
         self.method = self._build_method()
         self._describe(subset)
-        stages = self._stages()
+        stages = self._stages(self.method)
         if state:
-            self.method.load_state_dict(state["method"])
-            self.run.truncate_metrics(self.progress.lines)
+            self._restore(state["method"])
+            if self.is_main:
+                self.run.truncate_metrics(self.progress.lines)
         elif self.config.start_from is not None:
             load_weights(self.method, Run.open(self.config.start_from))
         self.board = TensorBoardLogger(
             self.run.path, name="", version="tensorboard", purge_step=self.progress.lines if resume else None
         )
         with StopRequest() as self.stop:
-            for stage in stages[self.progress.stage :]:
+            for stage in stages:
                 self._fit_stage(stage, state)
                 state = None
         self.board.finalize("success")
@@ -104,17 +122,36 @@ class Trainer:
         state = self.run.load_checkpoint()
         if state["method_name"] != self.config.method:
             raise UsageError(
-                f"{self.run.checkpoint_file} is a checkpoint of '{state['method_name']}', not of '{self.config.method}'."
+                f"{self.run.checkpoint_file} is a checkpoint of '{state['method_name']}', "
+                f"not of '{self.config.method}', which {self.run.config_file.name} beside it names."
             )
         return state
 
+    def _restore(self, weights: Mapping[str, Tensor]) -> None:
+        try:
+            self.method.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UsageError(
+                f"{self.run.checkpoint_file} does not fit {self.run.config_file.name} and the data: were they changed "
+                f"since the run started? {error}"
+            ) from error
+
+    def _finished_before(self) -> list[str]:
+        """The stages that the run to start from has finished, where it is of this method and none were asked for."""
+        if self.config.start_from is None or self.config.stages is not None:
+            return []
+        source = Run.open(self.config.start_from).load_checkpoint()
+        return source["progress"]["finished"] if source["method_name"] == self.config.method else []
+
     def _build_method(self) -> Method:
-        method = build_method(self.config, self.loaders.classes, self.loaders.preprocessing.channels)
+        pixels = self.loaders.preprocessing
+        method = build_method(self.config, self.loaders.classes, pixels.channels)
+        check_image_size(method.backbone, self.config.backbone, pixels.channels, pixels.image_size, pixels.image_size)
         if use_bf16(self.config.train, self.fabric.device):
             method.backbone.precision = torch.bfloat16
         method.to(self.fabric.device)
         if self.config.train.channels_last:
-            method.to(memory_format=torch.channels_last)
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.config.train.compile:
             method.backbone.compile()
         return method
@@ -131,7 +168,7 @@ class Trainer:
             "data": dict(subset.description),
             "skipped_images": self.loaders.skipped,
         }
-        if self.fabric.is_global_zero:
+        if self.is_main:
             write_json(self.run.environment_file, facts)
         logger.info("data: %s", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts["data"].items()))
         logger.info(
@@ -139,14 +176,19 @@ class Trainer:
             self.config.backbone, f"{facts['deployed_parameters']:,}", facts["precision"], device_name(device),
         )  # fmt: skip
 
-    def _stages(self) -> list[Stage]:
-        stages = {stage.name: stage for stage in self.method.stages()}
+    def _stages(self, method: Method) -> list[Stage]:
+        """The stages still to run. Raises `UsageError` for an unknown one, or where a new run would have none."""
+        stages = {stage.name: stage for stage in method.stages()}
         wanted = self.config.stages or tuple(stages)
         if unknown := [name for name in wanted if name not in stages]:
+            raise unknown_name(f"stage of {self.config.method} with these options", unknown[0], stages)
+        left = [stage for name, stage in stages.items() if name in wanted and name not in self.progress.finished]
+        if not left and not self.progress.lines:
             raise UsageError(
-                f"{self.config.method} has no stage '{unknown[0]}' with these options; it has: {', '.join(stages)}."
+                f"{self.config.start_from} has finished every stage of {self.config.method}: {', '.join(stages)}. "
+                "Say which to run again with --stages, or change an option that adds a stage."
             )
-        return [stage for name, stage in stages.items() if name in wanted]
+        return left
 
     def _fit_stage(self, stage: Stage, state: Mapping[str, Any] | None) -> None:
         overridden = merge(self.config.train.model_dump(), stage.optim)
@@ -159,8 +201,8 @@ class Trainer:
         for part in parts:
             part.requires_grad_(True)
         module = self.fabric.setup_module(self.method)
-        optimizer = build_optimizer(self.train, [p for p in self.method.parameters() if p.requires_grad])
-        optimizer = self.fabric.setup_optimizers(optimizer)
+        learning = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        optimizer: Any = self.fabric.setup_optimizers(build_optimizer(self.train, learning))
         averaged = None
         if self.train.ema is not None:
             averaged = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema), use_buffers=True)
@@ -181,7 +223,8 @@ class Trainer:
         self.reporter.end()
         if averaged is not None:
             self.method.load_state_dict(averaged.module.state_dict())
-        self.progress.stage, self.progress.epoch = self.progress.stage + 1, 0
+        self.progress.finished.append(stage.name)
+        self.progress.epoch = 0
         self._save(between_stages=True)
 
     def _fit_epoch(self, stage: Stage, steps: int) -> None:
@@ -190,7 +233,11 @@ class Trainer:
         begun = time.perf_counter()
         totals = {name: torch.tensor(value, device=self.fabric.device) for name, value in progress.totals.items()}
         batches = self.loaders.train.batches(
-            stage.streams, batch_size=self.train.batch_size, seed=derive_seed(seed, stage.name), epoch=epoch, start=start
+            stage.streams,
+            batch_size=self.train.batch_size,
+            seed=derive_seed(seed, stage.name),
+            epoch=epoch,
+            start=start,
         )
         for step, batch in enumerate(batches, start):
             clock = self._clock(stage, step, steps)
@@ -205,13 +252,14 @@ class Trainer:
             self.reporter.advance()
             if (step + 1) % CHECK_EVERY == 0:
                 self._check_finite(totals, step)
-            if self.stop.number is not None:
-                self._check_finite(totals, step)
+            if number := self._stop_signal(step, steps):
+                self._check_finite(totals, step, weights=True)
                 progress.seconds += time.perf_counter() - begun
-                progress.step, progress.totals = step + 1, {name: value.item() for name, value in totals.items()}
+                progress.step = step + 1
+                progress.totals = self._mean_over_processes(totals)
                 self._save()
-                raise Interrupted(self.stop.number, self.run)
-        self._check_finite(totals, steps - 1)
+                raise Interrupted(number, self.run)
+        self._check_finite(totals, steps - 1, weights=True)
         seconds = time.perf_counter() - begun
         progress.seconds += seconds
         self.method.after_epoch(self._clock(stage, steps - 1, steps))
@@ -219,18 +267,28 @@ class Trainer:
         record = {
             "stage": stage.name,
             "epoch": epoch,
-            "lr": rate,
+            "lr": learning_rate(self.train, epoch, steps - 1, steps),
             "seconds": round(seconds, 3),
             "images_per_second": round(images / seconds, 1),
-            "loss": {name: self.fabric.all_reduce(value).item() / steps for name, value in totals.items()},
+            "loss": {name: value / steps for name, value in self._mean_over_processes(totals).items()},
             **self._evaluate(epoch),
         }
         progress.epoch, progress.step, progress.totals, progress.lines = epoch + 1, 0, {}, progress.lines + 1
-        if self.fabric.is_global_zero:
+        if self.is_main:
             self.run.append_metrics(record)
             self.board.log_metrics(_flat(record), progress.lines - 1)
         self.reporter.epoch(record)
         self._save()
+
+    def _stop_signal(self, step: int, steps: int) -> int:
+        """The signal that asked to stop, 0 where none did. Several processes must agree on it, which they do rarely."""
+        number = self.stop.number or 0
+        if self.fabric.world_size > 1:
+            if (step + 1) % CHECK_EVERY and step + 1 < steps:
+                return 0
+            agreed = torch.tensor(number, device=self.fabric.device)
+            number = int(cast(Tensor, self.fabric.all_reduce(agreed, reduce_op="max")))
+        return number
 
     def _clock(self, stage: Stage, step: int, steps: int) -> Clock:
         epoch = self.progress.epoch
@@ -248,12 +306,21 @@ class Trainer:
             self.averaged.update_parameters(self.method)
         return terms
 
-    def _check_finite(self, totals: Mapping[str, Tensor], step: int) -> None:
-        bad = [name for name, value in totals.items() if not torch.isfinite(value)]
+    def _mean_over_processes(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        means = cast("dict[str, Tensor]", self.fabric.all_reduce(dict(totals)))
+        return {name: value.item() for name, value in means.items()}
+
+    def _check_finite(self, totals: Mapping[str, Tensor], step: int, weights: bool = False) -> None:
+        """Raise `LongtailError` unless the losses so far, and before a checkpoint the weights too, are finite."""
+        bad = [f"Loss term '{name}'" for name, value in totals.items() if not torch.isfinite(value)]
+        if weights and not bad:
+            bad = [f"Weight '{name}'" for name, value in self.method.named_parameters() if not value.isfinite().all()]
         if bad:
-            kept = f"The last good checkpoint is {self.run.checkpoint_file}. " if self.run.checkpoint_file.exists() else ""
+            kept = (
+                f"The last good checkpoint is {self.run.checkpoint_file}. " if self.run.checkpoint_file.exists() else ""
+            )
             raise LongtailError(
-                f"Loss term '{bad[0]}' is not finite (found by epoch {self.progress.epoch + 1}, step {step + 1}). "
+                f"{bad[0]} is not finite (found by epoch {self.progress.epoch + 1}, step {step + 1}). "
                 f"{kept}Try a lower train.lr, train.clip=1 or train.precision=fp32."
             )
 
@@ -262,7 +329,7 @@ class Trainer:
         train, held_out = self.train, self.loaders.held_out
         every = train.eval_every or max(1, train.epochs // EVALUATIONS)
         due = (epoch + 1) % every == 0 or epoch + 1 == train.epochs
-        model = self.averaged.module if self.averaged is not None else self.method
+        model = cast(Method, self.averaged.module) if self.averaged is not None else self.method
         watched = [name for name in ("val", "test") if name in held_out][:1] if due else []
         if train.authors_protocol and "test" in held_out:
             watched = sorted({*watched, "test"})
@@ -278,8 +345,12 @@ class Trainer:
         return scores
 
     def _save(self, between_stages: bool = False) -> None:
-        if self.fabric.is_global_zero:
-            state = {"method_name": self.config.method, "method": self.method.state_dict(), "progress": asdict(self.progress)}
+        if self.is_main:
+            state = {
+                "method_name": self.config.method,
+                "method": self.method.state_dict(),
+                "progress": asdict(self.progress),
+            }
             if not between_stages:
                 state["optimizer"] = self.optimizer.state_dict()
                 if self.averaged is not None:
@@ -314,7 +385,9 @@ def load_weights(method: Method, source: Run) -> None:
     shared = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
     absent = [name for name in ours if name.startswith("backbone.") and name not in shared]
     if absent:
-        raise UsageError(f"{source.path} has another backbone ({source.config().backbone}): '{absent[0]}' does not fit.")
+        raise UsageError(
+            f"{source.path} has another backbone ({source.config().backbone}): '{absent[0]}' does not fit."
+        )
     method.load_state_dict(shared, strict=False)
     fresh = sorted({name.split(".")[0] for name in ours if name not in shared})
     logger.info("started from %s%s", source.path, f"; newly initialised: {', '.join(fresh)}" if fresh else "")

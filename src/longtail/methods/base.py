@@ -64,7 +64,7 @@ class Method(nn.Module):
     # What its authors trained with, laid over the project's defaults where no recipe says otherwise.
     train_defaults: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, backbone: Backbone, classes: Classes, options: Options) -> None:
+    def __init__(self, backbone: Backbone, classes: Classes, options: BaseModel) -> None:
         super().__init__()
         self.backbone = backbone
         self.classes = classes
@@ -85,6 +85,11 @@ class Method(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Images -> the features [B, D] that the deployed classifier reads."""
         return self.backbone(images)
+
+    def classifier_rows(self) -> tuple[Tensor, Tensor | None]:
+        """Rows [C, D] and bias [C] (or None) of the deployed classifier, in the form in which it compares features."""
+        classifier: Any = self.classifier
+        return classifier.rows, classifier.bias
 
     def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
         """Called once when a stage starts, not when it is resumed: state set here belongs in buffers.

@@ -51,6 +51,11 @@ class BCE3SOptions(Options):
 class BCE3S(Method):
     """See the module's text."""
 
+    memory: Tensor
+    seen: Tensor
+    class_weights: Tensor
+    radius: Tensor
+
     Options = BCE3SOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
 
@@ -110,10 +115,9 @@ class BCE3S(Method):
         if hp.contrastive != "off":
             plain, *mixed = self.projector(features).chunk(3)
             if epoch >= hp.contrastive_from:
-                terms["contrastive"] = hp.contrastive_weight * sum(
-                    prototype_loss(view, self.memory, self.seen, labels, shares, hp.tau, LOSSES[hp.contrastive])
-                    for view in mixed
-                )
+                loss = LOSSES[hp.contrastive]
+                pulls = [prototype_loss(z, self.memory, self.seen, labels, shares, hp.tau, loss) for z in mixed]
+                terms["contrastive"] = hp.contrastive_weight * torch.stack(pulls).sum()
             update_class_memory(self.memory, self.seen, plain.detach(), labels[:, 0])
         if hp.uniform != "off":
             terms["uniform"] = hp.uniform_weight * uniform_loss(self.classifier.weight, LOSSES[hp.uniform])

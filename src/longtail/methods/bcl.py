@@ -35,6 +35,8 @@ class BCLOptions(Options):
 class BCL(Method):
     """See the module's text."""
 
+    counts: Tensor
+
     Options = BCLOptions
     train_defaults = {
         "lr": 0.15,

@@ -42,6 +42,8 @@ class CrossEntropy(Method):
 class BalancedSoftmax(CrossEntropy):
     """Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 4: softmax over logits plus log class counts."""
 
+    counts: Tensor
+
     def __init__(self, backbone: Backbone, classes: Classes, options: CrossEntropyOptions) -> None:
         super().__init__(backbone, classes, options)
         self.register_buffer("counts", classes.count_tensor, persistent=False)

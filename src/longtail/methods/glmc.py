@@ -39,6 +39,10 @@ class GLMCOptions(Options):
 class GLMC(Method):
     """See the module's text. Symbols of the paper: q = `resample_weighting`, r = `label_weighting`, g = `contrast_weight`."""
 
+    weights: Tensor
+    counts: Tensor
+    radius: Tensor
+
     Options = GLMCOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64}
 

@@ -45,7 +45,7 @@ class Recipe(Section):
 @cache
 def all_recipes() -> dict[str, Recipe]:
     """Every packaged recipe by name."""
-    recipes = {}
+    recipes: dict[str, Recipe] = {}
     for file in sorted(files(__name__).iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".yaml"):
             recipes |= _read_file(read_yaml(file.read_text()), file.name)
@@ -56,7 +56,9 @@ def _read_file(content: dict[str, Any], where: str) -> dict[str, Recipe]:
     """A file is `method`, `shared` (laid under every recipe) and `recipes` (setting: recipe)."""
     method = content["method"]
     return {
-        f"{method}/{setting}": check(merge(content.get("shared", {}), recipe) | {"method": method}, f"{where}: {setting}")
+        f"{method}/{setting}": check(
+            merge(content.get("shared", {}), recipe) | {"method": method}, f"{where}: {setting}"
+        )
         for setting, recipe in content["recipes"].items()
     }
 

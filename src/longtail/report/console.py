@@ -8,7 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ..engine.reporter import Reporter
 
@@ -39,11 +47,13 @@ class LiveReporter(Reporter):
         self.progress.start()
 
     def advance(self, steps: int = 1) -> None:
-        assert self.progress is not None and self.task is not None
+        assert self.progress is not None
+        assert self.task is not None
         self.progress.advance(self.task, steps)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        assert self.progress is not None and self.task is not None
+        assert self.progress is not None
+        assert self.task is not None
         scores = [f"{name} {100 * record[name]['top1']:.1f} %" for name in ("val", "test") if name in record]
         loss = f"loss {sum(record['loss'].values()):.3f}"
         if scores:

@@ -15,9 +15,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def results_table(results: Iterable[Mapping[str, Any]], title: str | None = None) -> Table:
+def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
     """One row a run: method, top-1, many / medium / few, seconds."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in ("method", "top-1", *SHOTS, "seconds"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for result in results:
@@ -37,7 +37,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def class_table(names: Iterable[str], counts: Iterable[int], accuracies: Iterable[float | None], limit: int = 30) -> Table:
+def class_table(
+    names: Iterable[str], counts: Iterable[int], accuracies: Iterable[float | None], limit: int = 30
+) -> Table:
     """Accuracy by class, rarest first, at most `limit` rows."""
     rows = sorted(zip(counts, names, accuracies, strict=True), key=lambda row: row[0])
     table = Table("class", "training images", "accuracy %")
@@ -50,8 +52,12 @@ def class_table(names: Iterable[str], counts: Iterable[int], accuracies: Iterabl
     return table
 
 
+# What fits a terminal; --json has the rest.
+BY_CLASS = ("images", "compactness", "separability", "alignment", "row_angle_min")
+
+
 def geometry_tables(result: Mapping[str, Any], limit: int = 30) -> list[Table]:
-    """Feature geometry: one table for all classes and by shots (a column each), per split, and one by class, rarest first."""
+    """Feature geometry of each split: a table by shots, and one by class, rarest first."""
     tables = []
     for split, geometry in result["geometry"].items():
         table = Table(title=f"geometry of {split} features", title_justify="left")
@@ -62,8 +68,10 @@ def geometry_tables(result: Mapping[str, Any], limit: int = 30) -> list[Table]:
             row = (geometry[group].get(name) for group in ("all", *SHOTS))
             table.add_row(name.replace("_", " "), *("-" if value is None else f"{value:.3f}" for value in row))
         tables.append(table)
-        columns = geometry["per_class"]
-        by_class = Table("class", *(name.replace("_", " ") for name in columns), title=f"{split}, by class", title_justify="left")
+        columns = {name: geometry["per_class"][name] for name in BY_CLASS}
+        by_class = Table(
+            "class", *(name.replace("_", " ") for name in columns), title=f"{split}, by class", title_justify="left"
+        )
         order = sorted(range(len(result["classes"])), key=lambda c: result["class_counts"][c])
         for c in order[:limit]:
             cells = (values[c] for values in columns.values())

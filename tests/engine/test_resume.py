@@ -1,0 +1,197 @@
+"""A run that was stopped, however it was, ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import longtail
+from longtail.engine.reporter import Reporter
+from longtail.errors import LongtailError, UsageError
+
+# Of one image set, the plainest method; and two streams, two stages and averaged weights.
+RUNS = {
+    "ce": {"train": {"epochs": 4}},
+    "glmc": {
+        "train": {"epochs": 3, "ema": 0.9, "clip": 5.0},
+        "options": {"finetune": "maxnorm", "finetune_epochs": 2},
+    },
+}
+STEPS = 5  # an epoch's, of 20 images
+
+
+def settings(method, photos):
+    chosen = RUNS[method]
+    train = {"batch_size": 4, "precision": "fp32", "accelerator": "cpu", **chosen["train"]}
+    return {"data": str(photos), "backbone": "resnet8", "seed": 3, **chosen, "train": train}
+
+
+@pytest.fixture(params=RUNS)
+def uninterrupted(request, photos, tmp_path):
+    longtail.train(request.param, out=tmp_path / "whole", **settings(request.param, photos))
+    return request.param, tmp_path / "whole"
+
+
+def assert_same(run, whole):
+    weights, expected = load_file(run / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    records, wanted = ([json.loads(line) for line in (r / "metrics.jsonl").open()] for r in (run, whole))
+    assert [(r["stage"], r["epoch"], r["lr"]) for r in records] == [(r["stage"], r["epoch"], r["lr"]) for r in wanted]
+    assert [r["loss"] for r in records] == [pytest.approx(r["loss"], rel=1e-6) for r in wanted]
+    scores, expected = (json.loads((r / "results.json").read_text()) for r in (run, whole))
+    assert scores["metrics"] == expected["metrics"]
+    assert not list(run.glob(".*.tmp"))
+
+
+class StopAt(Reporter):
+    """Calls `act` when step `at` of the whole run is done."""
+
+    def __init__(self, at, act):
+        self.left, self.act = at, act
+
+    def advance(self, steps=1):
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+
+
+def start(method, photos, out):
+    """`longtail train` in a process of its own."""
+    chosen = settings(method, photos)
+    options = [f"train.{key}={value}" for key, value in chosen["train"].items()]
+    options += [f"options.{key}={value}" for key, value in chosen.get("options", {}).items()]
+    command = ["train", method, "--data", photos, "--backbone", "resnet8", "--seed", "3", "--out", out]
+    command += [word for option in options for word in ("--set", option)]
+    return subprocess.Popen(
+        [sys.executable, "-c", "from longtail.cli import main; main()", *map(str, command)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # the order of sums depends on the number of threads
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+
+
+def test_killed_process(photos, tmp_path):
+    longtail.train("glmc", out=tmp_path / "whole", **settings("glmc", photos))
+    run, delay = tmp_path / "run", random.uniform(0, 0.3)
+    with start("glmc", photos, run) as process:
+        wait_for(run / "last.ckpt", process)
+        time.sleep(delay)
+        process.kill()
+    assert not (run / "results.json").exists(), f"too late to kill it: {delay:.3f} s after the first checkpoint"
+    longtail.resume(run)
+    assert_same(run, tmp_path / "whole")
+
+
+def test_terminated_process_saves_and_says_how_to_go_on(photos, tmp_path):
+    longtail.train("ce", out=tmp_path / "whole", **settings("ce", photos))
+    run = tmp_path / "run"
+    with start("ce", photos, run) as process:
+        wait_for(run / "metrics.jsonl", process)
+        process.terminate()
+        message = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert message.count("\n") == 1
+    assert f"Stopped by SIGTERM. Continue with: longtail train --resume {run}" in message
+    longtail.resume(run)
+    assert_same(run, tmp_path / "whole")
+
+
+# in the middle of an epoch, at the last step of one, and in the second stage of GLMC
+@pytest.mark.parametrize("at", [STEPS + 2, 2 * STEPS, 3 * STEPS + 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal(uninterrupted, photos, tmp_path, number, at):
+    method, whole = uninterrupted
+    stop = StopAt(at, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(LongtailError, match=f"Stopped by {number.name}") as stopped:
+        longtail.train(method, out=tmp_path / "run", reporter=stop, **settings(method, photos))
+    assert stopped.value.exit_code == 128 + number
+    longtail.resume(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+    # a finished run stays as it is
+    longtail.resume(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+def _crash():
+    raise RuntimeError("crash")
+
+
+def test_stopped_again_and_again(uninterrupted, photos, tmp_path):
+    method, whole = uninterrupted
+    with pytest.raises(RuntimeError, match="crash"):
+        longtail.train(method, out=tmp_path / "run", reporter=StopAt(STEPS + 3, _crash), **settings(method, photos))
+    with pytest.raises(LongtailError):
+        longtail.resume(tmp_path / "run", reporter=StopAt(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    # a line that the killed run wrote after its last checkpoint, and half of the next
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"stage": "train", "epoch": 1}\n{"stage": "tr')
+    longtail.resume(tmp_path / "run")
+    assert_same(tmp_path / "run", whole)
+
+
+def test_killed_before_the_first_checkpoint(photos, tmp_path):
+    longtail.train("ce", out=tmp_path / "whole", **settings("ce", photos))
+    run = tmp_path / "run"
+    with start("ce", photos, run) as process:
+        wait_for(run / "config.yaml", process)
+        process.kill()
+    assert not (run / "last.ckpt").exists()
+    longtail.resume(run)
+    assert_same(run, tmp_path / "whole")
+
+
+@pytest.fixture
+def stopped(photos, tmp_path):
+    stop = StopAt(STEPS + 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(LongtailError):
+        longtail.train("ce", out=tmp_path / "run", reporter=stop, **settings("ce", photos))
+    return tmp_path / "run"
+
+
+def test_checkpoint_of_another_method(stopped):
+    with pytest.raises(UsageError, match=r"run is a run of 'ce', not of 'glmc'"):
+        longtail.resume(stopped, method="glmc")
+    config = stopped / "config.yaml"
+    config.write_text(config.read_text().replace("method: ce", "method: balanced_softmax"))
+    with pytest.raises(UsageError, match=r"last.ckpt is a checkpoint of 'ce', not of 'balanced_softmax'"):
+        longtail.resume(stopped)
+
+
+def test_checkpoint_of_another_backbone(stopped):
+    config = stopped / "config.yaml"
+    config.write_text(config.read_text().replace("resnet8", "resnet14"))
+    with pytest.raises(UsageError, match=r"last.ckpt does not fit config.yaml"):
+        longtail.resume(stopped)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), r"last.ckpt is damaged and cannot be read: .+\."),
+        (lambda path: path.write_bytes(b""), "last.ckpt is damaged"),
+        (lambda path: torch.save({"weights": torch.ones(2)}, path), "last.ckpt is not a checkpoint of this version"),
+    ],
+)
+def test_damaged_checkpoint(stopped, damage, message):
+    damage(stopped / "last.ckpt")
+    with pytest.raises(LongtailError, match=message) as found:
+        longtail.resume(stopped)
+    assert found.value.exit_code == 1
+    assert "\n" not in str(found.value)
