@@ -2,39 +2,27 @@
 
     python -m benchmarks.memory --data cifar10:PATH --out benchmarks/results/memory.json
 
-The run goes through its epochs in a fresh process, whose largest resident set the kernel remembers (Linux). By default
-all of a balanced set is used, as that takes the most; one epoch shows the peak, and longer runs stay there.
+The peak is that of this process, which does nothing else (Linux, CPU). All of the set is used, balanced as it is, as that
+takes the most. One epoch shows the peak, since every epoch does the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich import print_json
 
-from longtail.engine.run import Run, device_name, write_json
-
-
-def peak_of(command: list[str]) -> tuple[int, float]:
-    """Run `command`; its peak resident memory in bytes and its seconds. Raises `CalledProcessError` if it fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return usage.ru_maxrss * 1024, time.perf_counter() - start
+import longtail
+from benchmarks.loss_memory import resident_bytes
+from longtail.engine.run import device_name, write_json
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="ce")
     parser.add_argument("--backbone", default="resnet32")
@@ -43,22 +31,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args(arguments)
 
+    imported = resident_bytes("VmHWM")
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--data", args.data, "--backbone", args.backbone, "--epochs", str(args.epochs)]
-        command = ["train", args.method, *options]
-        entry = [sys.executable, "-c", "from longtail.cli import main; main()"]
-        peak, seconds = peak_of([*entry, *command, "--out", f"{folder}/run"])
-        data = Run.open(f"{folder}/run").results()["data"]
+        train = {"epochs": args.epochs, "accelerator": "cpu"}
+        results = longtail.train(args.method, data=args.data, out=f"{folder}/run", backbone=args.backbone, train=train)
     record = {
-        "command": " ".join(["longtail", *command]),
         "date": datetime.date.today().isoformat(),
         "machine": device_name(torch.device("cpu")),
         "torch": torch.__version__,
-        "train_images": data["train_images"],
-        "peak_resident_gb": round(peak / 1e9, 3),
-        "seconds": round(seconds, 1),
+        **{name: getattr(args, name) for name in ("method", "backbone", "data", "epochs")},
+        "images": {name: count for name, count in results["data"].items() if name.endswith("_images")},
+        "peak_resident_gb": resident_bytes("VmHWM") / 1e9,
+        "of_that_imports_gb": imported / 1e9,
+        "training_seconds": results["seconds"],
     }
-    print(json.dumps(record, indent=2))
+    print_json(data=record)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, record)

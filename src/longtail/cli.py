@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,8 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
 
-console = Console()
+# Of the processes that train one run together, the first speaks for all (errors are told by whoever meets them).
+console = Console(quiet=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0)
 errors = Console(stderr=True)
 
 
@@ -54,6 +56,7 @@ def _escape(text: str) -> str:
     epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]"
 )
 def train(
+    context: typer.Context,
     method: Annotated[str | None, typer.Argument(help="What to train: see `longtail methods`.")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
@@ -72,18 +75,25 @@ def train(
     start_from: Annotated[str | None, typer.Option("--from", help="Run folder whose weights to start from.")] = None,
     stages: Annotated[str | None, typer.Option(help="Which of the method's stages to run, comma-separated.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
+    no_class_names: Annotated[
+        bool, typer.Option("--no-class-names", help="Leave the names of classes out of the model file.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/METHOD-DATE-TIME).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
 ) -> None:
     """Train a classifier and write a run folder: model, metrics, predictions, log."""
     from . import api
     from .config import merge
+    from .methods import method_class
     from .report.console import LiveReporter, log_to_console
     from .report.tables import results_table
 
     log_to_console(console)
     reporter = LiveReporter(console)
     if resume is not None:
+        others = [value for name, value in context.params.items() if name not in ("method", "resume")]
+        if any(value not in (None, ()) and value is not False for value in others):
+            raise UsageError("--resume goes on with a run as it was begun: leave the other options out.")
         results = api.resume(resume, reporter, method)
         out = resume
     else:
@@ -100,14 +110,17 @@ def train(
         }
         if skip_corrupt:
             given["data"]["skip_corrupt"] = True
+        if no_class_names:
+            given["class_names"] = False
         overrides = merge(overrides, _given(**given))
         out = out or _default_out(method)
         results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
     console.print(f"Accuracy in %, {results['split']} split, {results['protocol']}", highlight=False)
     console.print(results_table([results]))
-    console.print(
-        f"Run folder: {out}\nNext: longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER", highlight=False
-    )
+    following = f"longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER"
+    if not method_class(results["method"]).classifies():
+        following = f"longtail verify {out} --pairs FILE --images SOURCE"
+    console.print(f"Run folder: {out}\nNext: {following}", highlight=False)
 
 
 def _settings(method: str, assignments: list[str] | None) -> dict[str, Any]:
@@ -136,6 +149,7 @@ def _default_out(method: str) -> Path:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     data: Annotated[str | None, typer.Option(help="Other images to score, with the same classes.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val).")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also show every class.")] = False,
     geometry: Annotated[bool, typer.Option("--geometry", help="Also measure features and classifier.")] = False,
@@ -145,9 +159,12 @@ def evaluate(
     import json
 
     from . import api
+    from .engine.run import write_json
     from .report.tables import class_table, geometry_tables, metrics_table
 
-    result = api.evaluate(run, data=data, split=split, geometry=geometry)
+    result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry)
+    saved = run / f"evaluation-{result['split']}.json"
+    write_json(saved, result)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
@@ -160,6 +177,7 @@ def evaluate(
     if geometry:
         for table in geometry_tables(result):
             console.print(table)
+    console.print(f"Saved as {saved}.", highlight=False)
 
 
 @app.command(epilog="Example: [bold]longtail predict runs/mine photos/ --top 3 --format jsonl > predictions.jsonl[/]")
@@ -180,9 +198,58 @@ def predict(
     if form not in ("csv", "jsonl"):
         raise UsageError(f"--format is csv or jsonl, not '{form}'.")
     log_to_console(errors)
-    count = write_predictions(predict_files(load(run), paths, top, batch_size, skip_corrupt), form, top, out)
+    predictor = load(run)
+    top = min(top, len(predictor.classes))
+    count = write_predictions(predict_files(predictor, paths, top, batch_size, skip_corrupt), form, top, out)
     if out is not None:
         console.print(f"{count} predictions in {out}", highlight=False)
+
+
+@app.command(epilog="Example: [bold]longtail verify runs/mine --pairs lfw/pairs.txt --images lfw/ --roc roc.png[/]")
+def verify(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="A list of pairs in LFW's format (or, with --templates, IJB's).")
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="The source of the images that are compared.")] = None,
+    bins: Annotated[
+        list[Path] | None, typer.Option("--bin", help="A packed set such as cfp_fp.bin; repeatable.")
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="IJB's list of 'file template medium'; --images FOLDER.")
+    ] = None,
+    distractors: Annotated[
+        str | None, typer.Option(help="Identify the people of --images among these images of others.")
+    ] = None,
+    shots: Annotated[bool, typer.Option("--shots", help="Accuracy of held-out images by training images.")] = False,
+    roc: Annotated[Path | None, typer.Option(help="Save the ROC curves as this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Judge a model's embeddings on pairs, templates or identification: face recognition's protocols."""
+    import json
+
+    from .report.console import LiveReporter
+    from .verify import tables
+    from .verify import verify as judge
+
+    result = judge(
+        run,
+        images=images,
+        pairs=pairs,
+        templates=templates,
+        bins=bins or (),
+        distractors=distractors,
+        shots=shots,
+        roc=roc,
+        reporter=LiveReporter(errors),
+    )
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    for table in tables(result):
+        console.print(table)
+    if roc is not None:
+        console.print(f"Saved the ROC curve as {roc}.", highlight=False)
 
 
 @app.command()
@@ -269,6 +336,7 @@ SOURCES = """Sources, found from a path or written kind:path:
   list:FILE       `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018); --root
   csv:FILE        columns image (or path) and label; --root
   parquet:PATH    Hugging Face image convention, one file or many
+  rec:FILE        InsightFace's RecordIO, with its .idx beside it
   npz:FILE        arrays train_images, train_labels, test_images, test_labels, class_names
   cifar10:PATH    cifar100:PATH   the official python pickles
   hf:NAME         a Hugging Face dataset (needs the extra hf)

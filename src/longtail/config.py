@@ -44,14 +44,14 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """How weights are fitted. A method's own defaults and a stage's overrides are laid over these."""
 
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=1, description="images per step, over all processes")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="what updates the weights")
+    lr: float = Field(0.1, gt=0, description="learning rate at its peak")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    nesterov: bool = Field(False, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="on every parameter")
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="how the learning rate falls")
     schedule_per: Literal["epoch", "step"] = Field("epoch", description="when the learning rate moves")
     milestones: tuple[float, ...] = Field(
         (0.8, 0.9), strict=False, description="where the step schedule drops, as shares of the epochs"
@@ -61,7 +61,7 @@ class TrainConfig(Section):
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights that are then evaluated")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
-    channels_last: bool = True
+    channels_last: bool = Field(True, description="memory layout that convolutions run fastest in")
     compile: bool = Field(False, description="torch.compile the backbone")
     deterministic: bool = Field(False, description="only deterministic kernels (CPU runs are deterministic anyway)")
     eval_every: int | None = Field(None, ge=1, description="epochs between evaluations (default: 20 over the run)")
@@ -75,11 +75,12 @@ class TrainConfig(Section):
 class Config(Section):
     """One run, whole. This is what `config.yaml` in a run folder holds."""
 
-    method: str
-    backbone: str = "resnet32"
+    method: str = Field(description="see `longtail methods`")
+    backbone: str = Field("resnet32", description="network under the method's heads")
     pretrained: bool = Field(False, description="start from published weights (timm: backbones)")
-    seed: int = Field(0, ge=0)
-    recipe: str | None = None
+    seed: int = Field(0, ge=0, description="fixes validation split, initialisation, order and augmentation")
+    class_names: bool = Field(True, description="keep the names of the classes in the model file")
+    recipe: str | None = Field(None, description="the recipe these settings came from")
     start_from: str | None = Field(None, description="run folder whose weights this run starts from")
     stages: tuple[str, ...] | None = Field(None, strict=False, description="which of the method's stages to run")
     data: DataConfig = DataConfig()
@@ -88,12 +89,15 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number, which YAML 1.1 reads as a string."""
+    """YAML as people write it: 1e-4 is a number, which YAML 1.1 reads as a string, and off a word, which it takes for false."""
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+for _letter in "yYnNoO":  # what remains of the booleans are true and false
+    _resolvers = _Loader.yaml_implicit_resolvers[_letter]
+    _Loader.yaml_implicit_resolvers[_letter] = [pair for pair in _resolvers if pair[0] != "tag:yaml.org,2002:bool"]
 
 
 def read_yaml(text: str) -> Any:

@@ -52,6 +52,7 @@ def predict_files(
     predictor: Predictor, paths: Iterable[Path], top: int, batch_size: int, skip_corrupt: bool
 ) -> Iterator[tuple[Path, Prediction]]:
     """Predictions for every image found. Unreadable ones raise `CorruptImage`, or are logged and left out."""
+    predictor.check_classifies()
 
     def prepared() -> Iterator[tuple[Path, Tensor]]:
         for path in find_images(paths):
@@ -59,8 +60,8 @@ def predict_files(
                 yield path, predictor.prepare(path)
             except CorruptImage as error:
                 if not skip_corrupt:
-                    raise CorruptImage(f"{path}: {error} Use --skip-corrupt to leave such images out.") from error
-                logger.warning("left out %s: %s", path, error)
+                    raise CorruptImage(f"{error} Use --skip-corrupt to leave such images out.") from error
+                logger.warning("Left out: %s", error)
 
     return predictor.stream(prepared(), top, batch_size)
 

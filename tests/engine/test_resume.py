@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import longtail
 from longtail.engine.reporter import Reporter
+from longtail.engine.run import Run
 from longtail.errors import LongtailError, UsageError
 
 # Of one image set, the plainest method; and two streams, two stages and averaged weights.
@@ -103,7 +104,7 @@ def test_terminated_process_saves_and_says_how_to_go_on(photos, tmp_path):
     longtail.train("ce", out=tmp_path / "whole", **settings("ce", photos))
     run = tmp_path / "run"
     with start("ce", photos, run) as process:
-        wait_for(run / "metrics.jsonl", process)
+        wait_for(run / "last.ckpt", process)
         process.terminate()
         message = process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
@@ -114,8 +115,10 @@ def test_terminated_process_saves_and_says_how_to_go_on(photos, tmp_path):
 
 
 # in the middle of an epoch, at the last step of one, and in the second stage of GLMC
-@pytest.mark.parametrize("at", [STEPS + 2, 2 * STEPS, 3 * STEPS + 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [(signal.SIGINT, STEPS + 2), (signal.SIGTERM, 2 * STEPS), (signal.SIGTERM, 3 * STEPS + 2)],
+)
 def test_signal(uninterrupted, photos, tmp_path, number, at):
     method, whole = uninterrupted
     stop = StopAt(at, lambda: os.kill(os.getpid(), number))
@@ -148,13 +151,12 @@ def test_stopped_again_and_again(uninterrupted, photos, tmp_path):
 
 def test_killed_before_the_first_checkpoint(photos, tmp_path):
     longtail.train("ce", out=tmp_path / "whole", **settings("ce", photos))
-    run = tmp_path / "run"
-    with start("ce", photos, run) as process:
-        wait_for(run / "config.yaml", process)
-        process.kill()
-    assert not (run / "last.ckpt").exists()
-    longtail.resume(run)
-    assert_same(run, tmp_path / "whole")
+    run = Run(tmp_path / "run")
+    run.create(Run(tmp_path / "whole").config())
+    run.path.joinpath(".last.ckpt.tmp").write_bytes(b"half")
+    run.metrics_file.write_text('{"stage": "train"')
+    longtail.resume(run.path)
+    assert_same(run.path, tmp_path / "whole")
 
 
 @pytest.fixture

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from longtail.classes import Classes
 from longtail.losses.margin_head import Epl, MarginHead
+from longtail.methods import method_class
+from longtail.methods.base import Batch, Clock
 
 _OVERFLOW = math.log(torch.finfo(torch.float32).max)  # the released code's log(1 + exp(x)) is infinite beyond it
 
@@ -55,3 +58,27 @@ def test_the_loss_that_overflows_as_released_is_finite_and_exact(golden, assert_
     others = (64 * cosine).exp().sum(1, keepdim=True) - (64 * own).exp()
     exact = (1 + others * (-64 * (own - vector["margin"].double())).exp()).log().mean()
     assert_close_relative(loss, exact, 1e-6)
+
+
+class _GivenEmbeddings(torch.nn.Flatten):
+    dim = 12
+
+
+@pytest.mark.parametrize("epoch", [0, 5])
+@pytest.mark.parametrize("variant", ["cosface", "arcface", "uniface"])
+def test_methods_with_their_defaults_give_the_released_loss(golden, assert_close_relative, variant, epoch):
+    """Their margin, scale, k, gate, start epoch and gradient are the released ones; the epoch is the clock's."""
+    vector = golden(f"epl_{variant}_epoch{epoch}")
+    cls = method_class(f"{variant}_epl")
+    identities = len(vector["class_weights"])
+    classes = Classes(tuple(map(str, range(identities))), (1,) * identities)
+    method = cls(_GivenEmbeddings(), classes, cls.Options())
+    method.head.load_state_dict(_head(vector, variant).state_dict())
+    x = vector["embeddings"].requires_grad_()
+    clock = Clock("train", int(vector["epoch_zero_based"]), 28, 0, 1, torch.Generator())
+    (loss,) = method.losses({"main": Batch((x[:, None],), vector["labels"], vector["labels"])}, clock).values()
+    if vector["loss"].isfinite():
+        assert_close_relative(loss, vector["loss"], 1e-4)
+        loss.backward()
+        assert_close_relative(x.grad, vector["grad_embeddings"], 1e-4)
+    assert_close_relative(method.head.prototypes, vector["prototypes_after"], 1e-4)

@@ -64,7 +64,11 @@ def test_terms_are_those_of_plain_loops(form: str) -> None:
     def loss(logits: Tensor, target: Tensor, classes: Tensor, weight: float = 1.0) -> Tensor:
         return loop_bce(logits, target, classes, weight) if form == "bce" else soft_ce(logits, target, classes)
 
-    views = [(plain, hard, mask if form == "bce" else everything), (mixup, soft, everything), (cutmix, soft, everything)]
+    views = [
+        (plain, hard, mask if form == "bce" else everything),
+        (mixup, soft, everything),
+        (cutmix, soft, everything),
+    ]
     joint = sum(loss(x @ rows.T + bias, target, classes, 0.7) for x, target, classes in views) / 3
     cosines = [F.normalize(method.projector(x).detach()) @ F.normalize(memory).T / 0.5 for x in (mixup, cutmix)]
     contrastive = 0.3 * sum(loss(cosine, soft, filled) for cosine in cosines)

@@ -92,7 +92,10 @@ def test_contrast_weight_multiplies_the_consistency_alone() -> None:
 def test_balanced_form_has_one_classifier_and_unweighted_labels() -> None:
     case = Case("glmc", options={"rebalance": False})
     method = case.build()
-    terms = [method.losses(case.batch(method), case.clock(0)), method.losses(case.batch(method), case.clock(EPOCHS - 1))]
+    terms = [
+        method.losses(case.batch(method), case.clock(0)),
+        method.losses(case.batch(method), case.clock(EPOCHS - 1)),
+    ]
     assert all(list(t) == ["conventional", "consistency"] for t in terms)
     whole = Case("glmc").build()
     classifier = sum(p.numel() for p in method.classifier.parameters())

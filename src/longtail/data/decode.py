@@ -26,8 +26,8 @@ class CorruptImage(LongtailError):  # noqa: N818
     """An image that cannot be read or decoded."""
 
 
-def decode(raw: bytes | np.ndarray, channels: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """Pixels of an encoded file, or of an array, as uint8 [H, W, channels]. `channels` is 1 (grey) or 3 (RGB).
+def decode(raw: bytes | np.ndarray | Image.Image, channels: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """Pixels of an encoded file, an array or a Pillow image, as uint8 [H, W, channels]. `channels` is 1 (grey) or 3 (RGB).
 
     Upright by its EXIF orientation; first frame of an animation; transparent parts over white; 16-bit grey scaled to
     8 bits (65,535 becomes 255); CMYK, palette and any other mode converted.
@@ -68,7 +68,9 @@ def image_size(raw: bytes | np.ndarray) -> tuple[int, int]:
         raise CorruptImage(_reason(error)) from error
 
 
-def _open(raw: bytes | np.ndarray) -> Image.Image:
+def _open(raw: bytes | np.ndarray | Image.Image) -> Image.Image:
+    if isinstance(raw, Image.Image):
+        return raw.copy()  # the caller's stays open
     if isinstance(raw, np.ndarray):
         return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
     image = Image.open(io.BytesIO(raw))

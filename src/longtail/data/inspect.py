@@ -166,6 +166,7 @@ def _summary(inspection: Inspection) -> Table:
         "images": lambda s: f"{s.images:,}",
         "classes": lambda s: f"{sum(n > 0 for n in s.counts):,}",
         "images of a class": lambda s: f"{max(s.counts):,} to {min(s.counts):,}",
+        "classes of one image": lambda s: f"{s.counts.count(1):,}",
         "imbalance factor": lambda s: "none (a class is empty)" if s.imbalance is None else f"{s.imbalance:,.1f}",
         "colour": lambda _: "grey" if inspection.channels == 1 else "RGB",
         "height": lambda s: _range(s.heights),

@@ -360,7 +360,7 @@ def build_loader(
     resident = mode == "resident" or (mode == "auto" and needed <= budget_bytes)
     log(
         f"{images.name}: {len(images):,} images of {channels}x{reader.side}x{reader.side} take {needed / 1e6:,.0f} MB "
-        f"(budget {budget_bytes / 1e6:,.0f} MB): {'resident' if resident else 'streaming'}, {workers} workers"
+        f"(budget {budget_bytes / 1e6:,.0f} MB): {'resident' if resident else f'streaming, {workers} workers'}"
         f"{'' if mode == 'auto' else ', as asked'}."
     )
     setup = Setup(torch.device(device), mean, std, workers, skip_corrupt, rank, world_size, progress)

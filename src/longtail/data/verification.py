@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import LongtailError, UsageError
 from .images import ImageSet
+from .sources.parquet import ParquetSet
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.same)
+
+
+def pair_names(images: ImageSet) -> list[str]:
+    """What a list of pairs calls each image ("Person_Name_0001"): its file's name without the suffix, or in parquet
+    files its `name`."""
+    if isinstance(images, ParquetSet):
+        return images.names()
+    return [Path(images.key(i)).stem for i in range(len(images))]
 
 
 def read_lfw_pairs(path: Path, names: Sequence[str]) -> Pairs:

@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..classes import Classes
 from ..config import Section, validate
 from ..data.augment import Normalise
-from ..data.decode import decode
+from ..data.decode import CorruptImage, decode
 from ..data.ops import centre_crop
 from ..data.squares import to_square
 from ..errors import LongtailError, UsageError
 from ..methods import method_class
 from ..methods.base import Method
 from ..models import build_backbone
+from ..models.iresnet import embed_with_flip
 from .files import write_atomically, write_text
 
 FORMAT = 1
@@ -63,7 +64,7 @@ def save_model(folder: Path, method: Method, description: Description) -> None:
         for name, value in method.state_dict().items()
         if name.split(".", 1)[0] in method.deployed
     }
-    write_atomically(folder / "model.safetensors", lambda temporary: save_file(weights, temporary))
+    write_atomically(folder / "model.safetensors", lambda temporary: temporary.write_bytes(save(weights)))
     write_text(folder / "model.json", description.model_dump_json(indent=2) + "\n")
 
 
@@ -120,22 +121,40 @@ class Predictor:
 
     def prepare(self, image: Image) -> Tensor:
         """Decode and resize one image: uint8 [C, S, S]."""
+        name = image if isinstance(image, (str, Path)) else "an image"
         if isinstance(image, (str, Path)):
             try:
                 image = Path(image).read_bytes()
             except OSError as error:
                 raise UsageError(f"Cannot read {image!s}: {error.strerror}.") from error
-        elif not isinstance(image, (bytes, np.ndarray)):
-            image = np.asarray(image)
         pixels = self.description.preprocessing
-        square = to_square(decode(image, pixels.channels, at_least=(pixels.resize, pixels.resize)), pixels.resize)
-        return torch.from_numpy(np.ascontiguousarray(square))
+        try:
+            decoded = decode(image, pixels.channels, at_least=(pixels.resize, pixels.resize))
+        except CorruptImage as error:
+            raise CorruptImage(f"Cannot read {name}: {error}.") from error
+        return torch.from_numpy(to_square(decoded, pixels.resize).copy())
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Tensor]) -> Tensor:
         """Prepared images, uint8 [C, S, S] each -> logits float32 [B, C]."""
-        squares = centre_crop(torch.stack(list(images)).to(self.device), self.description.preprocessing.image_size)
-        return self.method.logits(self._normalise(squares)).float().cpu()
+        self.check_classifies()
+        return self.method.logits(self._inputs(images)).float().cpu()
+
+    @torch.inference_mode()
+    def embeddings(self, images: Sequence[Tensor]) -> Tensor:
+        """Prepared images, uint8 [C, S, S] each -> the features of each plus those of its mirror image, float32 [B, D]."""
+        return embed_with_flip(self.method.features, self._inputs(images)).float().cpu()
+
+    def check_classifies(self) -> None:
+        """Raise `UsageError` for a model that gives embeddings only."""
+        if not self.method.classifies():
+            raise UsageError(
+                f"A model of '{self.description.method}' gives embeddings, not classes. Judge it with `longtail verify`."
+            )
+
+    def _inputs(self, images: Sequence[Tensor]) -> Tensor:
+        squares = torch.stack(list(images)).to(self.device)
+        return self._normalise(centre_crop(squares, self.description.preprocessing.image_size))
 
     def _rank(self, logits: Tensor, top: int) -> list[Prediction]:
         probabilities, order = logits.softmax(1).topk(min(top, len(self.classes)), dim=1)
@@ -155,17 +174,16 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
         raise UsageError(f"{folder} holds no model.json: give a finished run's folder.")
     try:
         content = json.loads((folder / "model.json").read_text())
-        if content.get("format") != FORMAT:
-            raise LongtailError(
-                f"{folder / 'model.json'} has format {content.get('format')}; this version reads {FORMAT}."
-            )
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise LongtailError(f"{folder / 'model.json'} has format {found}; this version reads {FORMAT}.")
         description: Description = validate(Description, content, str(folder / "model.json"))
         weights = load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise LongtailError(f"The model in {folder} is damaged: {error}") from error
-    cls = method_class(description.method)
+    cls, pixels = method_class(description.method), description.preprocessing
     method = cls(
-        build_backbone(description.backbone, description.preprocessing.channels),
+        build_backbone(description.backbone, pixels.channels, image_size=pixels.image_size),
         Classes(description.classes, description.class_counts),
         validate(cls.Options, description.options, f"options of {description.method}"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import LongtailError
@@ -23,11 +24,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     # torch and safetensors wrap the system's error in their own (a RuntimeError or a SafetensorError)
     except Exception as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if isinstance(error, LongtailError):
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise LongtailError(f"Cannot write {path}: {reason}. Free some space or choose another --out.") from error
+        raise LongtailError(
+            f"Cannot write {path}: {_reason(error)}. Free some space or choose another --out."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words, where they are among the causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -148,9 +148,9 @@ def build_split(
     )
 
 
-def build_method(config: Config, classes: Classes, channels: int) -> Method:
+def build_method(config: Config, classes: Classes, channels: int, image_size: int | None = None) -> Method:
     """The method with its backbone, initialised from the run's seed."""
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
     method = method_class(config.method)
     options = validate(method.Options, config.options, f"options of {config.method}")
-    return method(build_backbone(config.backbone, channels, config.pretrained), classes, options)
+    return method(build_backbone(config.backbone, channels, config.pretrained, image_size), classes, options)

@@ -36,7 +36,7 @@ def write_results(
         method=config.method,
         options=config.options,
         backbone=config.backbone,
-        classes=loaders.classes.names,
+        classes=loaders.classes.names if config.class_names else tuple(map(str, range(len(loaders.classes)))),
         class_counts=loaders.classes.counts,
         preprocessing=loaders.preprocessing,
         parameters=deployed_parameters(method),

@@ -73,11 +73,16 @@ class Run:
 
     def truncate_metrics(self, epochs: int) -> None:
         """Forget lines written after the checkpoint (a killed run may have written one, or half of one)."""
-        lines = self.metrics_file.read_text().splitlines()[:epochs] if self.metrics_file.exists() else []
-        write_text(self.metrics_file, "".join(line + "\n" for line in lines))
+        if self.metrics_file.exists():
+            lines = self.metrics_file.read_text().splitlines()[:epochs]
+            write_text(self.metrics_file, "".join(line + "\n" for line in lines))
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        write_atomically(self.checkpoint_file, lambda temporary: torch.save(dict(state), temporary))
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as handle:  # through which the system's error arrives, not one of torch's own
+                torch.save(dict(state), handle)
+
+        write_atomically(self.checkpoint_file, write)
 
     def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
         """The last saved state. Raises `UsageError` where there is none, `LongtailError` where it cannot be read."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data.images import ImageSet
 from ..data.loaders import Loader
+from ..data.sources import match_classes, open_source
 from ..errors import UsageError
 from ..evaluation.geometry import geometry as measure_geometry
 from ..methods.base import Method
@@ -26,24 +27,29 @@ def score(
     path: str | Path,
     *,
     data: str | None = None,
+    root: str | None = None,
     split: str | None = None,
     geometry: bool = False,
     batch_size: int = 256,
 ) -> dict[str, Any]:
     """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
 
-    `geometry` adds the feature geometry on these images and on the training images. Raises `UsageError` for a split that the
-    run does not have, or data with other classes.
+    With `data` (and `root`, see `open_source`) the run's own images are not needed, unless `geometry` asks for the training
+    images' features too. Raises `UsageError` for a split that the run does not have, or images of other classes.
     """
     config = Run.open(path).config()
     fabric = Fabric(accelerator=config.train.accelerator, devices=1)
     predictor = load(path, fabric.device)
+    predictor.check_classifies()
     pixels = predictor.description.preprocessing
-    subset = choose_images(config.data, config.seed)
-    splits: dict[str, ImageSet] = {"train": subset.train, **subset.held_out}
+    splits: dict[str, ImageSet] = {}
+    if data is None or geometry:
+        subset = choose_images(config.data, config.seed)
+        splits = {"train": subset.train, **subset.held_out}
     if data is not None:
-        split = "data"
-        splits[split] = choose_images(config.data.model_copy(update={"test": data}), config.seed).held_out["test"]
+        other = open_source(data, root=root)
+        split, splits["data"] = "data", other.test or other.train
+        match_classes(splits["data"], predictor.classes, f"the model in {path}")
     split = split or ("test" if "test" in splits else "val")
     if split not in splits:
         raise UsageError(f"{path} has no split '{split}'; it has {', '.join(splits)}. Give other images with --data.")

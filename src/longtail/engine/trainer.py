@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -102,20 +103,23 @@ class Trainer:
         self.method = self._build_method()
         self._describe(subset)
         stages = self._stages(self.method)
+        if self.is_main:
+            self.run.truncate_metrics(self.progress.lines)
         if state:
             self._restore(state["method"])
-            if self.is_main:
-                self.run.truncate_metrics(self.progress.lines)
         elif self.config.start_from is not None:
             load_weights(self.method, Run.open(self.config.start_from))
         self.board = TensorBoardLogger(
             self.run.path, name="", version="tensorboard", purge_step=self.progress.lines if resume else None
         )
-        with StopRequest() as self.stop:
-            for stage in stages:
-                self._fit_stage(stage, state)
-                state = None
-        self.board.finalize("success")
+        try:
+            with StopRequest() as self.stop:
+                for stage in stages:
+                    self._fit_stage(stage, state)
+                    state = None
+        finally:
+            with suppress(OSError):  # a full disk, which something that matters more will tell or has told
+                self.board.finalize("success")
         return write_results(self.config, self.run, self.method, self.loaders, subset, asdict(self.progress))
 
     def _load_state(self) -> dict[str, Any]:
@@ -128,6 +132,11 @@ class Trainer:
         return state
 
     def _restore(self, weights: Mapping[str, Tensor]) -> None:
+        if self.method.sharded and self.fabric.world_size > 1:
+            raise UsageError(
+                f"{self.run.checkpoint_file} holds the identities of the first process only: a run of "
+                f"'{self.config.method}' on several devices cannot be resumed. Start it anew."
+            )
         try:
             self.method.load_state_dict(weights)
         except RuntimeError as error:
@@ -145,7 +154,7 @@ class Trainer:
 
     def _build_method(self) -> Method:
         pixels = self.loaders.preprocessing
-        method = build_method(self.config, self.loaders.classes, pixels.channels)
+        method = build_method(self.config, self.loaders.classes, pixels.channels, pixels.image_size)
         check_image_size(method.backbone, self.config.backbone, pixels.channels, pixels.image_size, pixels.image_size)
         if use_bf16(self.config.train, self.fabric.device):
             method.backbone.precision = torch.bfloat16
@@ -232,6 +241,7 @@ class Trainer:
         epoch, start = progress.epoch, progress.step
         begun = time.perf_counter()
         totals = {name: torch.tensor(value, device=self.fabric.device) for name, value in progress.totals.items()}
+        self.unchecked: list[dict[str, Tensor]] = []  # the loss terms of the steps since the last look at them
         batches = self.loaders.train.batches(
             stage.streams,
             batch_size=self.train.batch_size,
@@ -246,8 +256,10 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             terms = self._step(batch, clock)
+            terms = {name: value.detach() for name, value in terms.items()}
+            self.unchecked.append(terms)
             for name, value in terms.items():
-                totals[name] = totals[name] + value.detach() if name in totals else value.detach().clone()
+                totals[name] = totals[name] + value if name in totals else value.clone()
             self.method.after_step(clock)
             self.reporter.advance()
             if (step + 1) % CHECK_EVERY == 0:
@@ -312,15 +324,20 @@ class Trainer:
 
     def _check_finite(self, totals: Mapping[str, Tensor], step: int, weights: bool = False) -> None:
         """Raise `LongtailError` unless the losses so far, and before a checkpoint the weights too, are finite."""
-        bad = [f"Loss term '{name}'" for name, value in totals.items() if not torch.isfinite(value)]
+        bad = [f"loss term '{name}'" for name, value in totals.items() if not torch.isfinite(value)]
+        # One term that is not finite soon makes the others so: name the first.
+        for first, terms in enumerate(self.unchecked, step + 1 - len(self.unchecked)):
+            if bad and (culprits := [name for name, value in terms.items() if not torch.isfinite(value)]):
+                bad, step = [f"loss term '{name}'" for name in culprits], first
+                break
         if weights and not bad:
-            bad = [f"Weight '{name}'" for name, value in self.method.named_parameters() if not value.isfinite().all()]
+            bad = [f"weight '{name}'" for name, value in self.method.named_parameters() if not value.isfinite().all()]
+        self.unchecked.clear()
         if bad:
-            kept = (
-                f"The last good checkpoint is {self.run.checkpoint_file}. " if self.run.checkpoint_file.exists() else ""
-            )
+            path = self.run.checkpoint_file
+            kept = f"The last good checkpoint is {path}. " if path.exists() else ""
             raise LongtailError(
-                f"{bad[0]} is not finite (found by epoch {self.progress.epoch + 1}, step {step + 1}). "
+                f"In epoch {self.progress.epoch + 1}, step {step + 1}, {bad[0]} is not finite. "
                 f"{kept}Try a lower train.lr, train.clip=1 or train.precision=fp32."
             )
 

@@ -123,6 +123,16 @@ class MarginHead(nn.Module):
         margin = 0.0 if self.variant == "cosface" else self.margin
         return torch.cat([rows, self._rows(x, prototypes, columns, owned, self.epl.k, margin)])
 
+    @torch.no_grad()
+    def all_rows(self) -> Tensor:
+        """The rows of `weight` of all processes, [C, D]. Every process must call it."""
+        longest = -(-self.identities // self.world)
+        padded = self.weight.new_zeros(longest, self.weight.shape[1])
+        padded[: len(self.weight)] = self.weight
+        ends = [self.identities * r // self.world for r in range(self.world + 1)]
+        shards = all_gather_with_grad(padded).chunk(self.world)
+        return torch.cat([shard[: ends[r + 1] - ends[r]] for r, shard in enumerate(shards)])
+
     def _sample(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
         """The identities of this step that this process holds, ascending and counted from `first`."""
         if generator is None:

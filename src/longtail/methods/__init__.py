@@ -17,6 +17,12 @@ METHODS = {
     "glmc": ("glmc:GLMC", "global and local mixture consistency (CVPR 2023)"),
     "bce3s": ("bce3s:BCE3S", "binary cross-entropy for joint, contrastive and uniform learning (AAAI 2026)"),
     "bcl": ("bcl:BCL", "balanced contrastive learning (CVPR 2022)"),
+    "cosface": ("epl:CosFace", "faces: a margin on the cosine (CVPR 2018)"),
+    "arcface": ("epl:ArcFace", "faces: a margin on the angle (CVPR 2019)"),
+    "uniface": ("epl:UniFace", "faces: one threshold for all identities (ICCV 2023)"),
+    "cosface_epl": ("epl:CosFaceEPL", "cosface with empirical prototypes and adaptive margins (2024)"),
+    "arcface_epl": ("epl:ArcFaceEPL", "arcface with the same"),
+    "uniface_epl": ("epl:UniFaceEPL", "uniface with the same"),
 }
 
 

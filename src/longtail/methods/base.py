@@ -61,6 +61,8 @@ class Method(nn.Module):
 
     Options: ClassVar[type[Options]] = Options
     deployed: ClassVar[tuple[str, ...]] = ("backbone", "classifier")
+    # Whether each process of a distributed run holds weights that the others do not.
+    sharded: ClassVar[bool] = False
     # What its authors trained with, laid over the project's defaults where no recipe says otherwise.
     train_defaults: ClassVar[Mapping[str, Any]] = {}
 
@@ -90,6 +92,11 @@ class Method(nn.Module):
         """Rows [C, D] and bias [C] (or None) of the deployed classifier, in the form in which it compares features."""
         classifier: Any = self.classifier
         return classifier.rows, classifier.bias
+
+    @classmethod
+    def classifies(cls) -> bool:
+        """Whether what is deployed gives class scores, not features alone."""
+        return cls.deployed != ("backbone",)
 
     def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
         """Called once when a stage starts, not when it is resumed: state set here belongs in buffers.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..classes import Classes
@@ -30,22 +30,28 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"bce": bce, "ce": cross_entropy}
 
 
 class BCE3SOptions(Options):
-    augment: str = "autoaugment_cutout"
+    augment: str = Field("autoaugment_cutout", description="augmentation of both streams")
     joint: Form = Field("bce", description="form of the joint term; ce and off are the paper's ablation")
     contrastive: Form = Field("bce", description="form of the contrastive term")
     uniform: Form = Field("bce", description="form of the uniform term")
-    contrastive_weight: float = 0.1
-    uniform_weight: float = 1.0
+    contrastive_weight: float = Field(0.1, description="weight of the contrastive term")
+    uniform_weight: float = Field(1.0, description="weight of the uniform term")
     negative_weight: float = Field(1.0, description="weight of the joint term's negatives, l in the paper")
     subsample: float = Field(0.4, gt=0, le=1, description="share of classes in the unmixed joint term, r in the paper")
     tau: float = Field(1.0, gt=0, description="temperature of the contrastive term")
     contrastive_from: int = Field(1, ge=0, description="epoch (from 0) at which the contrastive term starts")
     resample_weighting: float = Field(0.0, description="q of the second stream's sampler")
     finetune: Literal["none", "maxnorm"] = Field("none", description="add the second stage")
-    finetune_epochs: int = 20
-    finetune_lr: float = 1e-4
+    finetune_epochs: int = Field(20, description="epochs of the second stage")
+    finetune_lr: float = Field(1e-4, description="learning rate of the second stage")
     beta: float = Field(0.9999, description="of the second stage's effective numbers")
     thresh: float = Field(0.1, description="of MaxNorm, between the smallest and largest row norm")
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> BCE3SOptions:
+        if self.joint == self.contrastive == self.uniform == "off":
+            raise ValueError("joint, contrastive and uniform are all off; leave one on")
+        return self
 
 
 class BCE3S(Method):

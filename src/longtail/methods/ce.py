@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -11,25 +12,27 @@ from ..classes import Classes
 from ..losses.softmax import logit_adjusted_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier
-from .base import Batch, Clock, Method, Options, Stage, Stream
+from .base import Batch, Clock, Method, Options, Sampler, Stage, Stream
 
 
 class CrossEntropyOptions(Options):
-    augment: str = "weak"
+    augment: str = Field("weak", description="augmentation of the images")
+    sampler: Sampler = Field("instance", description="how batches are drawn: instance, balanced, power or reversed")
+    q: float = Field(0.0, description="of the power sampler: images drawn in proportion to 1 / n_c^q")
 
 
 class CrossEntropy(Method):
-    """One linear classifier, cross-entropy, instance-balanced batches."""
+    """One linear classifier, cross-entropy, and (unless told otherwise) instance-balanced batches."""
 
     Options = CrossEntropyOptions
 
     def __init__(self, backbone: Backbone, classes: Classes, options: CrossEntropyOptions) -> None:
         super().__init__(backbone, classes, options)
         self.classifier = LinearClassifier(backbone.dim, len(classes))
-        self.augment = options.augment
+        self.stream = Stream((options.augment,), options.sampler, options.q)
 
     def stages(self) -> list[Stage]:
-        return [Stage("train", {"main": Stream(views=(self.augment,))})]
+        return [Stage("train", {"main": self.stream})]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..classes import Classes
@@ -25,15 +26,15 @@ from .base import Batch, Clock, Method, Options, Stage, Stream
 
 
 class GLMCOptions(Options):
-    augment: str = "weak"
-    label_weighting: float = 1.2
-    resample_weighting: float = 0.0
-    contrast_weight: float = 1.0
-    rebalance: bool = True
-    finetune: Literal["none", "maxnorm", "balanced_softmax"] = "none"
-    finetune_epochs: int = 10
-    finetune_lr: float = 1e-3
-    thresh: float = 0.1
+    augment: str = Field("weak", description="augmentation of all four views")
+    label_weighting: float = Field(1.2, description="r: classes are weighted by 1 / n_c^r in the rebalanced branch")
+    resample_weighting: float = Field(0.0, description="q: the second stream draws images by 1 / n_c^q")
+    contrast_weight: float = Field(1.0, description="g: weight of the consistency term")
+    rebalance: bool = Field(True, description="false: the form for balanced data, without a rebalanced classifier")
+    finetune: Literal["none", "maxnorm", "balanced_softmax"] = Field("none", description="add a second stage")
+    finetune_epochs: int = Field(10, description="epochs of the second stage")
+    finetune_lr: float = Field(1e-3, description="learning rate of the second stage")
+    thresh: float = Field(0.1, description="of MaxNorm, between the smallest and largest row norm")
 
 
 class GLMC(Method):

@@ -8,6 +8,7 @@ from torch import nn
 from ..errors import UsageError, unknown_name
 from .backbone import Backbone
 from .cifar_resnet import CIFAR_RESNETS, cifar_resnet
+from .iresnet import IRESNETS, iresnet
 from .timm_backbone import timm_backbone
 
 _IMAGENET_RESNETS = ("resnet50", "resnext50_32x4d")
@@ -15,15 +16,18 @@ _IMAGENET_RESNETS = ("resnet50", "resnext50_32x4d")
 
 def backbone_names() -> tuple[str, ...]:
     """The names that `build_backbone` knows, besides ``timm:<name>`` for any model of timm."""
-    return (*CIFAR_RESNETS, "resnet34_cifar", *_IMAGENET_RESNETS)
+    return (*CIFAR_RESNETS, "resnet34_cifar", *_IMAGENET_RESNETS, *IRESNETS)
 
 
-def build_backbone(name: str, in_channels: int = 3, pretrained: bool = False) -> Backbone:
+def build_backbone(
+    name: str, in_channels: int = 3, pretrained: bool = False, image_size: int | None = None
+) -> Backbone:
     """The backbone called `name`, for images of `in_channels` channels (1: grey).
 
     - ``resnet8`` ... ``resnet56``: CIFAR ResNets of widths 16-32-64. ``resnet32_w64``: widths 64-128-256.
     - ``resnet34_cifar``: ImageNet's ResNet-34 with a 3x3 stride-1 stem and no max-pool; 512 features.
     - ``resnet50``, ``resnext50_32x4d``: the ImageNet networks; 2048 features.
+    - ``iresnet18`` ... ``iresnet200``: face recognition's; 512 features, for images of `image_size` pixels (default 112).
     - ``timm:<name>``: any model of timm, as timm initialises it.
 
     `pretrained` loads timm's weights. Raises `UsageError` for an unknown name, or for weights that do not exist.
@@ -41,6 +45,8 @@ def build_backbone(name: str, in_channels: int = 3, pretrained: bool = False) ->
         )
     if name in CIFAR_RESNETS:
         return cifar_resnet(*CIFAR_RESNETS[name], in_channels)
+    if name in IRESNETS:
+        return iresnet(name, in_channels, image_size or 112)
     return _resnet34_cifar(in_channels)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -53,21 +56,20 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != (self.size, self.size):
             raise UsageError(
-                f"This IResNet takes images of {16 * self.size}x{16 * self.size} pixels, and was given some that leave "
-                f"{x.shape[2]}x{x.shape[3]} positions instead of {self.size}x{self.size}. Resize the images, or build "
-                "the network for their size."
+                f"This IResNet was built for images of up to {16 * self.size}x{16 * self.size} pixels, which leave "
+                f"{self.size}x{self.size} positions, and was given some that leave {x.shape[2]}x{x.shape[3]}. Resize "
+                "the images, or build the network for their size."
             )
         with torch.autocast(x.device.type, enabled=False):
             return self.shift(self.linear(self.dropout(self.norm(x.float())).flatten(1)))
 
 
 def iresnet(name: str, in_channels: int = 3, size: int = 112, dim: int = 512, dropout: float = 0.4) -> Backbone:
-    """The network `name` of `IRESNETS` for square images of `size` pixels, a multiple of 16.
+    """The network `name` of `IRESNETS` for square images of `size` pixels.
 
-    Five stages: a 3x3 stem at full size, then 64, 128, 256 and 512 channels, each at half the size of the one before.
+    Five stages: a 3x3 stem at full size, then 64, 128, 256 and 512 channels, each at half the size of the one before
+    (rounded up).
     """
-    if size < 16 or size % 16:
-        raise UsageError(f"An IResNet's image size must be a multiple of 16, such as 112: found {size}")
     stem = nn.Sequential(nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
     stages: list[nn.Module] = [stem]
     dim_in = 64
@@ -75,7 +77,7 @@ def iresnet(name: str, in_channels: int = 3, size: int = 112, dim: int = 512, dr
         rest = [Block(dim_out, dim_out, 1) for _ in range(blocks - 1)]
         stages.append(nn.Sequential(Block(dim_in, dim_out, 2), *rest))
         dim_in = dim_out
-    backbone = Backbone(stages, dim, Embedding(512, size // 16, dim, dropout))
+    backbone = Backbone(stages, dim, Embedding(512, math.ceil(size / 16), dim, dropout))
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=0.1)
@@ -90,7 +92,7 @@ def clamp_prelu_slopes(module: nn.Module, low: float = 0.01) -> None:
             part.weight.clamp_(min=low)
 
 
-def embed_with_flip(model: nn.Module, images: Tensor) -> Tensor:
+def embed_with_flip(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """The embedding of `images` [B, C, H, W] plus that of their mirror images: [B, D], not normalised.
 
     Call it in evaluation mode. The two halves go through `model` as one batch.

@@ -32,7 +32,7 @@ class Recipe(Section):
 
     method: str
     about: str = Field(description="one line: dataset, network, what it reproduces")
-    backbone: str
+    backbone: str = "resnet32"
     data: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)

@@ -6,6 +6,7 @@
 | `list:` | text file of `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018) | numbers |
 | `csv:` | header with `image` or `path`, and `label` | names sorted, or numbers |
 | `parquet:` | Hugging Face image convention; a file, a pattern, or a folder | names in the schema, or numbers |
+| `rec:` | InsightFace's RecordIO, a `.rec` with its `.idx` | the identities' numbers |
 | `npz:` | arrays train_images, train_labels, test_images, test_labels, class_names | class_names, or numbers |
 | `cifar10:`, `cifar100:` | the official python layout | names in the meta file |
 | `hf:` | a data set of the Hugging Face hub, through `datasets` | names in its features |
@@ -23,6 +24,7 @@ import numpy as np
 from ...errors import UsageError, unknown_name
 from ..images import ImageSet, Splits
 from ..longtail import check_range
+from ..recordio import RecordIO
 from .arrays import EMBEDDED, open_embedded, open_npz
 from .cifar import open_cifar10, open_cifar100
 from .folder import open_folder
@@ -30,7 +32,7 @@ from .hub import open_hub
 from .lists import open_csv, open_list
 from .parquet import open_parquet
 
-__all__ = ["KINDS", "find_source", "open_source"]
+__all__ = ["KINDS", "find_source", "match_classes", "open_source"]
 
 # a reader takes the location and the root given for relative paths
 KINDS: dict[str, Callable[[str, str | None], Splits]] = {
@@ -42,9 +44,10 @@ KINDS: dict[str, Callable[[str, str | None], Splits]] = {
     "list": open_list,
     "npz": lambda location, _: open_npz(location),
     "parquet": lambda location, _: open_parquet(location),
+    "rec": lambda location, _: Splits(RecordIO(Path(location).expanduser())),
     EMBEDDED: lambda location, _: open_embedded(),
 }
-_SUFFIXES = {".csv": "csv", ".txt": "list", ".parquet": "parquet", ".npz": "npz"}
+_SUFFIXES = {".csv": "csv", ".txt": "list", ".parquet": "parquet", ".npz": "npz", ".rec": "rec"}
 
 
 def open_source(spec: str, *, test: str | None = None, root: str | None = None) -> Splits:
@@ -67,7 +70,7 @@ def open_source(spec: str, *, test: str | None = None, root: str | None = None) 
     check_range(splits.train)
     if splits.test is not None:
         check_range(splits.test)
-        _match_classes(splits.train, splits.test)
+        match_classes(splits.test, splits.train.class_names, splits.train.name)
     return splits
 
 
@@ -107,16 +110,19 @@ def _kind_of_folder(path: Path) -> str:
     return "folder"
 
 
-def _match_classes(train: ImageSet, test: ImageSet) -> None:
-    """Renumber the test labels by the training set's class order."""
-    if test.class_names == train.class_names:
+def match_classes(images: ImageSet, class_names: tuple[str, ...], whose: str) -> None:
+    """Renumber, in place, the labels of `images` by the order of `class_names`, which belong to `whose` ("photos (train)").
+
+    Raises `UsageError` where the images have a class that is not among them.
+    """
+    if images.class_names == class_names:
         return
-    position = {name: c for c, name in enumerate(train.class_names)}
-    unknown = [name for name in test.class_names if name not in position]
+    position = {name: c for c, name in enumerate(class_names)}
+    unknown = [name for name in images.class_names if name not in position]
     if unknown:
         raise UsageError(
-            f"Class '{unknown[0]}' of {test.name} is not a class of {train.name} ({len(unknown):,} of "
-            f"{len(test.class_names):,} test classes are not). Both need the same class names."
+            f"Class '{unknown[0]}' of {images.name} is not a class of {whose} ({len(unknown):,} of "
+            f"{len(images.class_names):,} are not). Both need the same class names."
         )
-    test.labels = np.array([position[name] for name in test.class_names], dtype=np.int64)[test.labels]
-    test.class_names = train.class_names
+    images.labels = np.array([position[name] for name in images.class_names], dtype=np.int64)[images.labels]
+    images.class_names = class_names

@@ -105,6 +105,19 @@ class ParquetSet(ImageSet):
         which = int(np.searchsorted(self._rows.starts, i, side="right")) - 1
         return which, i - int(self._rows.starts[which])
 
+    def names(self) -> list[str]:
+        """Each image's value in the column `name`, or where there is none, its file's name without the suffix."""
+        import pyarrow.parquet as pq
+
+        names: list[str] = []
+        for file in self.files:
+            if "name" in pq.read_schema(file).names:
+                names += pq.read_table(file, columns=["name"])["name"].to_pylist()
+            else:
+                rows = pq.read_table(file, columns=[f"{self.image_column}.path"])[self.image_column].to_pylist()
+                names += [Path(row["path"] or "").stem for row in rows]
+        return names
+
     def key(self, i: int) -> str:
         which, row = self._place(i)
         path, first = self._rows.places[which]

@@ -1,0 +1,129 @@
+"""Face recognition: CosFace, ArcFace and UniFace, and each with the empirical prototypes of EPL (2024).
+
+An embedding is compared with one learned row for each identity, its own made harder to reach by a margin. EPL adds a
+second comparison, with one prototype for each identity that only that identity's samples move, by a margin that grows
+with the similarity already reached. What is deployed is the backbone: its features are the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..classes import Classes
+from ..errors import UsageError
+from ..losses.margin import AngularGradient, Variant, unit
+from ..losses.margin_head import Epl, MarginHead
+from ..losses.prototypes import Gate
+from ..models.backbone import Backbone
+from ..models.iresnet import clamp_prelu_slopes
+from .base import Batch, Clock, Method, Options, Stage, Stream
+
+
+class MarginOptions(Options):
+    augment: str = "flip"
+    margin: float = Field(
+        0.4, description="taken off the cosine of the own identity, or for ArcFace added to the angle"
+    )
+    scale: float = Field(64.0, gt=0, description="of the cosines")
+    angular_gradient: AngularGradient = Field("cosface", description="of ArcFace's margin: as released, or exact")
+    sample: float = Field(1.0, gt=0, le=1, description="share of the identities that a step uses (Partial FC)")
+
+
+class EPLOptions(MarginOptions):
+    k: float = Field(0.7, ge=0, description="the adaptive margin is k times the cosine with the prototype")
+    start_epoch: int = Field(4, ge=1, description="epoch, counted from 1, from which prototypes are in the loss")
+    gate: Gate = Field(
+        "softsign", description="how much of a prototype is kept: as released, or sigmoid as in the paper"
+    )
+
+
+class Margin(Method):
+    """A margin head on the embedding. While training, `logits` are cosines with the identities' rows, times the scale."""
+
+    variant: ClassVar[Variant]
+    deployed = ("backbone",)
+    sharded = True
+    Options = MarginOptions
+    train_defaults = {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "batch_size": 512,
+        "epochs": 28,
+        "schedule": "step",
+        "milestones": (16 / 28, 24 / 28),
+    }
+
+    def __init__(self, backbone: Backbone, classes: Classes, options: MarginOptions) -> None:
+        super().__init__(backbone, classes, options)
+        self.hp = options
+        try:
+            self.head = MarginHead(
+                len(classes),
+                backbone.dim,
+                self.variant,
+                epl=Epl(options.k, options.start_epoch, options.gate) if isinstance(options, EPLOptions) else None,
+                margin=options.margin,
+                scale=options.scale,
+                angular_gradient=options.angular_gradient,
+                sample=options.sample,
+            )
+        except ValueError as error:
+            raise UsageError(f"Option sample: {error}. Give a larger one, or use fewer processes.") from error
+        # DistributedDataParallel looks for this name. Each process holds the rows of other identities.
+        self._ddp_params_and_buffers_to_ignore = [f"head.{name}" for name in MarginHead.local_state]
+
+    def stages(self) -> list[Stage]:
+        return [Stage("train", {"main": Stream((self.hp.augment,))})]
+
+    def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        main = batch["main"]
+        embeddings = self.backbone(main.views[0])
+        return {self.variant: self.head(embeddings, main.labels, clock.epoch, clock.generator)}
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.hp.scale * unit(self.features(images)) @ self.classifier_rows()[0].T
+
+    def classifier_rows(self) -> tuple[Tensor, Tensor | None]:
+        return unit(self._rows if self.head.world > 1 else self.head.weight), None
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock) -> None:
+        clamp_prelu_slopes(self.backbone)
+
+    def after_epoch(self, clock: Clock) -> None:
+        if self.head.world > 1:
+            # Gathered here and not in `logits`, which processes do not call equally often.
+            self._rows = self.head.all_rows()
+
+
+class CosFace(Margin):
+    variant = "cosface"
+
+
+class ArcFace(Margin):
+    variant = "arcface"
+
+
+class UniFace(Margin):
+    variant = "uniface"
+
+
+class CosFaceEPL(Margin):
+    variant = "cosface"
+    Options = EPLOptions
+
+
+class ArcFaceEPL(Margin):
+    variant = "arcface"
+    Options = EPLOptions
+
+
+class UniFaceEPL(Margin):
+    variant = "uniface"
+    Options = EPLOptions

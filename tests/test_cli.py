@@ -1,0 +1,448 @@
+"""The command line: what each wrong request is told, and that the right ones work."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from longtail.cli import main
+from longtail.engine.run import Run
+
+FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
+
+
+@pytest.fixture
+def longtail(monkeypatch, capsys):
+    """Run a command in this process; gives its exit code, output and errors."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "500")
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def train(longtail, tmp_path):
+    def run(method, *words, out="run"):
+        settings = [word for setting in FAST for word in ("--set", setting)]
+        return longtail("train", method, *settings, "--out", tmp_path / out, *words)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on three easily told colours, the folder of its images, and one of its test images."""
+    import longtail
+
+    folder = tmp_path_factory.mktemp("trained")
+    for split, count in (("train", 8), ("test", 2)):
+        for label, colour in (("red", (220, 20, 20)), ("green", (20, 220, 20)), ("blue", (20, 20, 220))):
+            place = folder / "photos" / split / label
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (12, 12), tuple(min(255, c + i) for c in colour)).save(place / f"{i}.png")
+    settings = {"epochs": 4, "batch_size": 4, "precision": "fp32", "accelerator": "cpu"}
+    longtail.train("ce", data=str(folder / "photos"), out=folder / "run", backbone="resnet8", train=settings)
+    return folder
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+# Bad data. Each function spoils the folder of photos; `extra` are words for the command line.
+
+
+def empty_folder(photos):
+    shutil.rmtree(photos)
+    photos.mkdir()
+
+
+def one_class(photos):
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split / "dog")
+
+
+def class_without_training_image(photos):
+    shutil.rmtree(photos / "train" / "dog")
+    (photos / "train" / "dog").mkdir()
+
+
+def unknown_test_class(photos):
+    (photos / "test" / "dog").rename(photos / "test" / "fox")
+
+
+def truncated_jpeg(photos):
+    Image.effect_noise((16, 16), 90).save(photos / "train" / "cat" / "bad.jpg")
+    damage(photos / "train" / "cat" / "bad.jpg")
+
+
+def another_size(photos):
+    Image.new("RGB", (20, 20)).save(photos / "train" / "cat" / "3.png")
+
+
+def not_square(photos):
+    for path in photos.rglob("*.png"):
+        Image.new("RGB", (16, 12)).save(path)
+
+
+def another_test_size(photos):
+    for path in (photos / "test").rglob("*.png"):
+        Image.new("RGB", (20, 20)).save(path)
+
+
+def nothing(photos):
+    pass
+
+
+def _list(text):
+    def write(photos):
+        (photos / "list.txt").write_text(text)
+
+    return write
+
+
+GOOD_LINES = "train/cat/0.png 0\ntrain/dog/0.png 1\n"
+BAD_DATA = {
+    "empty folder": (empty_folder, (), 2, "No images in {photos}: expected one sub-folder per class"),
+    "one class": (one_class, (), 2, "has one class only ('cat'): a classifier needs at least two"),
+    "class without image": (class_without_training_image, (), 2, "class 1 ('dog') has no training image"),
+    "test class unknown": (unknown_test_class, (), 2, "Class 'fox' of folder:{photos} (test) is not a class of"),
+    "truncated JPEG": (truncated_jpeg, (), 1, "cannot read image train/cat/bad.jpg: .*--skip-corrupt"),
+    "another size": (another_size, (), 2, "3.png has 20 x 20 pixels, expected 16 x 16.*--image-size"),
+    "not square": (not_square, (), 2, "has 12 x 16 pixels, expected squares.*--image-size"),
+    "another test size": (another_test_size, (), 2, "(test) have 20 x 20 pixels.*training 16 x 16.*--image-size 16"),
+    "missing source": (nothing, ("--data", "nowhere"), 2, "Source 'nowhere' is neither a file nor a folder"),
+    "unknown kind": (nothing, ("--data", "cifar:x"), 2, "Unknown source kind 'cifar'. Did you mean 'cifar10'?"),
+    "imbalance below 1": (nothing, ("--imbalance", "0.5"), 2, "data.imbalance should be greater than or equal to 1"),
+    "imbalance unreachable": (nothing, ("--imbalance", "17"), 2, "leaves class 1 with no image: .* at most 16"),
+    "imbalance of a tail": (nothing, ("--imbalance", "2"), 2, "class 1 has 4 images and the profile asks for 8"),
+    "list without label": (
+        _list(GOOD_LINES + "train/cat/1.png\n"),
+        ("--data", "{photos}/list.txt"),
+        2,
+        "list.txt line 3: no label in 'train/cat/1.png'; expected 'relative/path label'",
+    ),
+    "label out of range": (
+        _list(GOOD_LINES + "train/cat/1.png -1\n"),
+        ("--data", "{photos}/list.txt"),
+        2,
+        "list.txt line 3: label -1 is out of range; class numbers start at 0",
+    ),
+    "missing file": (
+        _list(GOOD_LINES + "train/cat/none.png 0\n"),
+        ("--data", "{photos}/list.txt", "--test", "{photos}/list.txt"),
+        1,
+        "cannot read image train/cat/none.png: No such file or directory",
+    ),
+    "root unneeded": (nothing, ("--root", "x"), 2, "A root is for the paths of list: and csv: sources"),
+}
+
+
+def told(text, expected):
+    """The message holds each part of `expected` (parts are separated by .*), on one line of errors, and no traceback."""
+    assert "Traceback" not in text
+    place = 0
+    for part in expected.split(".*"):
+        place = text.find(part, place)
+        assert place >= 0, text
+    return True
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(train, photos, tmp_path, case):
+    spoil, words, code, message = BAD_DATA[case]
+    spoil(photos)
+    words = ["--data", photos, *(word.format(photos=photos) for word in words)]
+    for _ in range(2):  # the second time too: the first left nothing in the way
+        found, out, err = train("ce", *words)
+        assert (found, out.count(err.strip().removeprefix("Error: "))) == (code, 0)
+        assert told(err, message.format(photos=photos))
+    assert not (tmp_path / "run").exists()
+
+
+BAD_REQUESTS = {
+    "method": (("cee",), "Unknown method 'cee'. Did you mean 'ce'?"),
+    "no method": ((), "Name a method"),
+    "option": (("ce", "--epoch", "3"), "No such option: --epoch.*--epochs"),
+    "setting": (("ce", "--set", "epoch=3"), "Unknown option 'epoch'. Did you mean 'epochs'?"),
+    "setting of the method": (("ce", "--set", "finetune=maxnorm"), "Unknown option 'finetune'"),
+    "no value": (("ce", "--set", "lr"), "--set takes key=value"),
+    "wrong type": (("ce", "--set", "lr=fast"), "configuration: train.lr should be a valid number; found 'fast'"),
+    "out of bounds": (("ce", "--set", "lr=-1"), "train.lr should be greater than 0; found -1"),
+    "method's own type": (("glmc", "--set", "finetune=maxnom"), "finetune should be 'none', 'maxnorm' or"),
+    "backbone": (("ce", "--backbone", "resnet33"), "Unknown backbone 'resnet33'. Did you mean 'resnet32'?"),
+    "timm model": (("ce", "--backbone", "timm:resnet81"), "Unknown timm model 'resnet81'. Did you mean 'resnet1"),
+    "recipe": (("ce", "--recipe", "cifar10-lt-99"), "Unknown recipe 'ce/cifar10-lt-99'. Did you mean"),
+    "recipe of another": (("ce", "--recipe", "glmc/cifar10-lt-100"), "is for glmc, not for ce"),
+    "stage": (("glmc", "--stages", "trian"), "Unknown stage of glmc with these options 'trian'. Did you mean 'train'?"),
+    "augmentation": (("ce", "--set", "augment=flop"), "flop"),
+    "start": (("ce", "--from", "nowhere"), "nowhere is not a run folder"),
+    "resume": (("--resume", "nowhere"), "nowhere is not a run folder"),
+    "command": ("trian", "No such command 'trian'.*Did you mean 'train'?"),
+    "accelerator": (("ce", "--set", "accelerator=tpu"), "train.accelerator should be 'auto', 'cpu', 'cuda' or"),
+    "batch": (("ce", "--set", "batch_size=0"), "train.batch_size should be greater than or equal to 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_bad_request(longtail, tmp_path, monkeypatch, case):
+    words, message = BAD_REQUESTS[case]
+    monkeypatch.chdir(tmp_path)
+    words = ("train", *words) if isinstance(words, tuple) else (words,)
+    code, _, err = longtail(*words)
+    assert code == 2
+    assert told(err, message)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "backbone: resnet8\ntrain: {epochs: many}",
+            "mine.yaml: train: epochs should be a valid integer; found 'many'",
+        ),
+        ("backbone: resnet8\ntrain: {epoch: 3}", "mine.yaml: train: Unknown option 'epoch'. Did you mean 'epochs'?"),
+        ("backbone: [resnet8]", "mine.yaml: backbone should be a valid string; found ['resnet8']"),
+        ("backbone: resnet8\noptions: {augmen: weak}", "Unknown option 'augmen'. Did you mean 'augment'?"),
+        ("backbone: {", "mine.yaml is not valid YAML at line 1"),
+        ("- resnet8", "mine.yaml holds list; expected a mapping"),
+        (None, "Cannot read {path}: No such file"),
+    ],
+)
+def test_bad_recipe_file(train, photos, tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text)
+    code, _, err = train("ce", "--data", photos, "--recipe", path)
+    assert code == 2
+    assert told(err, message.format(path=path))
+
+
+def test_recipe_file(train, photos, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("backbone: resnet14\ntrain: {lr: 1e-3, momentum: 0.5}\noptions: {augment: flip}\n")
+    assert train("ce", "--data", photos, "--recipe", path, "--set", "momentum=0.7")[0] == 0
+    config = Run.open(tmp_path / "run").config()
+    assert (config.train.lr, config.train.momentum, config.options["augment"]) == (1e-3, 0.7, "flip")
+
+
+def test_a_run_folder_in_use(train, photos, tmp_path):
+    (tmp_path / "run").mkdir()  # an empty one may be used
+    assert train("ce", "--data", photos)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    code, _, err = train("ce", "--data", photos)
+    assert code == 2
+    assert told(err, "already exists and is not empty: continue it with `longtail train --resume .*another --out")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    code, _, err = train("ce", "--data", photos, out="mine")
+    assert code == 2
+    assert "--resume" not in err
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_a_place_that_cannot_be_written(train, photos, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = train("ce", "--data", photos, out="file/run")
+    assert code == 1
+    assert told(
+        err, "Cannot write {}: Not a directory. .*another --out".format(tmp_path / "file" / "run" / "config.yaml")
+    )
+
+
+def test_a_full_disk(photos, tmp_path):
+    """A real process that may not write files as large as a checkpoint."""
+    script = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)\n"
+    script += "from longtail.cli import main; main()"
+    words = ["train", "ce", "--data", photos, "--out", tmp_path / "run"]
+    words += [word for setting in FAST for word in ("--set", setting)]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert told(done.stderr, "Cannot write {}: File too large. Free some space".format(tmp_path / "run" / "last.ckpt"))
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_not_finite(train, photos, tmp_path):
+    code, _, err = train("ce", "--data", photos, "--set", "lr=1e30", "--epochs", "9")
+    assert code == 1
+    assert told(err, "is not finite.*Try a lower train.lr")
+    assert not (tmp_path / "run").exists()  # it was so before the first checkpoint
+
+
+def test_images_too_small_for_the_backbone(train, photos, tmp_path):
+    for path in photos.rglob("*.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    code, _, err = train("ce", "--data", photos, "--set", "backbone=timm:test_convnext")
+    assert code == 2
+    assert told(
+        err, "Backbone 'timm:test_convnext' cannot take images of 8x8 pixels and 1 channels: .*Resize the images"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_kind_of_image_trains(train, photos, tmp_path):
+    folder = photos / "train" / "cat"
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 256).save(folder / "deep.png")
+    Image.fromarray(noise, "CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(noise, "RGBA").save(folder / "rgba.png")
+    frames = [Image.fromarray(noise[..., c]) for c in range(3)]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    assert train("ce", "--data", photos)[0] == 0
+    assert Run.open(tmp_path / "run").results()["data"]["train_images"] == 24
+
+
+@pytest.mark.parametrize("loader", ["resident", "streaming"])
+def test_skip_corrupt_records_what_it_left_out(train, photos, tmp_path, loader):
+    truncated_jpeg(photos)
+    words = ["--data", photos, "--skip-corrupt", "--set", f"loader={loader}", "--set", "workers=0"]
+    assert train("ce", *words)[0] == 0
+    assert Run.open(tmp_path / "run").results()["skipped_images"] == ["train/cat/bad.jpg"]
+
+
+def test_resume_of_another_method(train, longtail, photos, tmp_path):
+    train("ce", "--data", photos)
+    code, _, err = longtail("train", "glmc", "--resume", tmp_path / "run")
+    assert code == 2
+    assert told(err, "is a run of 'ce', not of 'glmc'")
+    code, _, err = longtail("train", "--resume", tmp_path / "run", "--epochs", "9")
+    assert code == 2
+    assert told(err, "--resume")
+
+
+# A model that is used
+
+
+def test_predict_csv(longtail, trained):
+    code, out, _ = longtail("predict", trained / "run", trained / "photos" / "test", "--top", "2")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["path"] for row in rows] == [str(p) for p in sorted((trained / "photos" / "test").rglob("*.png"))]
+    assert list(rows[0]) == ["path", "label_1", "probability_1", "label_2", "probability_2"]
+    for row in rows:
+        assert 0 <= float(row["probability_2"]) <= float(row["probability_1"]) <= 1
+
+
+def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
+    image = trained / "photos" / "test" / "red" / "0.png"
+    out = tmp_path / "p.jsonl"
+    words = ("--format", "jsonl", "--top", "9", "--out", out)
+    assert longtail("predict", trained / "run", image, image.parent, *words)[0] == 0
+    lines = [json.loads(line) for line in out.open()]
+    assert [line["path"] for line in lines] == [str(image), str(image), str(image.with_name("1.png"))]
+    assert {guess["label"] for guess in lines[0]["predictions"]} == {"red", "green", "blue"}
+    assert sum(guess["probability"] for guess in lines[0]["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("nowhere.png",), 2, "nowhere.png does not exist"),
+        (("{tmp}/empty",), 2, "empty holds no images"),
+        (("{tmp}/bad.jpg",), 1, "Cannot read {tmp}/bad.jpg: .*--skip-corrupt"),
+        (("{tmp}/bad.jpg", "--format", "xml"), 2, "--format is csv or jsonl, not 'xml'"),
+        (("{tmp}/bad.jpg", "--top", "0"), 2, "--top"),
+    ],
+)
+def test_bad_predict(longtail, trained, tmp_path, words, code, message):
+    (tmp_path / "empty").mkdir()
+    Image.effect_noise((16, 16), 90).save(tmp_path / "bad.jpg")
+    damage(tmp_path / "bad.jpg")
+    words = [word.format(tmp=tmp_path) for word in words]
+    found, _, err = longtail("predict", trained / "run", *words, "--out", tmp_path / "p.csv")
+    assert found == code
+    assert told(err, message.format(tmp=tmp_path))
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_predict_skips_what_it_cannot_read(longtail, trained, tmp_path):
+    shutil.copytree(trained / "photos" / "test" / "red", tmp_path / "images")
+    damage(tmp_path / "images" / "0.png")
+    code, out, err = longtail("predict", trained / "run", tmp_path / "images", "--skip-corrupt")
+    assert code == 0
+    assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == [str(tmp_path / "images" / "1.png")]
+    assert told(err, "Left out: Cannot read {}: ".format(tmp_path / "images" / "0.png"))
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+@pytest.mark.parametrize(
+    ("file", "spoil", "code", "message"),
+    [
+        ("model.json", lambda path: path.unlink(), 2, "holds no model.json"),
+        ("model.json", lambda path: path.write_text("{"), 1, "is damaged"),
+        ("model.json", lambda path: path.write_text("[]"), 1, "has format None; this version reads 1"),
+        ("model.json", lambda path: path.write_text(path.read_text().replace("resnet8", "resnet14")), 1, "do not fit"),
+        (
+            "model.json",
+            lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 9')),
+            1,
+            "format 9",
+        ),
+        ("model.safetensors", lambda path: path.unlink(), 1, "is damaged.*model.safetensors"),
+        ("model.safetensors", damage, 1, "is damaged"),
+    ],
+)
+def test_damaged_model(longtail, trained, tmp_path, command, file, spoil, code, message):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    spoil(tmp_path / "run" / file)
+    words = [trained / "photos" / "test"] if command == "predict" else []
+    found, _, err = longtail(command, tmp_path / "run", *words)
+    assert found == code
+    assert told(err, message)
+
+
+def test_eval(longtail, trained, tmp_path):
+    results = Run.open(trained / "run").results()
+    code, out, _ = longtail("eval", trained / "run", "--json")
+    assert code == 0
+    assert json.loads(out)["metrics"]["top1"] == results["metrics"]["top1"]
+    code, out, _ = longtail(
+        "eval", trained / "run", "--data", trained / "photos" / "train", "--per-class", "--geometry"
+    )
+    assert code == 0
+    assert "green" in out
+    code, _, err = longtail("eval", trained / "run", "--split", "val")
+    assert code == 2
+    assert told(err, "has no split 'val'; it has train, test")
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    (tmp_path / "other" / "red").mkdir(parents=True)
+    (tmp_path / "x.png").rename(tmp_path / "other" / "red" / "x.png")
+    code, _, err = longtail("eval", trained / "run", "--data", tmp_path / "other")
+    assert code == 2
+    assert told(err, "20 x 20 pixels.*12 x 12")
+
+
+def test_lists(longtail):
+    assert "balanced_softmax" in longtail("methods")[1]
+    assert "glmc/cifar10-lt-100" in longtail("recipes")[1]
+    code, out, _ = longtail("recipes", "ce/cifar10-lt-100")
+    assert code == 0
+    assert yaml.safe_load(out)["data"]["imbalance"] == 100
+    code, _, err = longtail("recipes", "ce/cifar10-lt-10O")
+    assert code == 2
+    assert "Did you mean 'ce/cifar10-lt-10" in err
+    for command in ((), ("train",), ("eval",), ("predict",), ("data", "inspect")):
+        code, out, _ = longtail(*command, "--help")
+        assert code == 0
+        assert "longtail" in out

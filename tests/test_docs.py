@@ -1,0 +1,163 @@
+"""The pages say what the code does: their tables, commands and examples are checked here.
+
+`python tests/test_docs.py` writes the tables anew after an option or a recipe has changed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+import longtail
+from longtail import api
+from longtail.cli import app
+from longtail.config import Config, DataConfig, TrainConfig
+from longtail.methods import METHODS, method_class
+from longtail.recipes import all_recipes
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("README.md")]
+TABLE = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def type_name(annotation: Any) -> str:
+    """How a page writes a type: `int`, `float or null`, `exp, step`."""
+    if annotation is type(None):
+        return "null"
+    if get_origin(annotation) is tuple:
+        return f"list of {type_name(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return "mapping"
+    if arguments := get_args(annotation):
+        literal = all(isinstance(argument, str) for argument in arguments)
+        return ", ".join(arguments) if literal else " or ".join(map(type_name, arguments))
+    return annotation.__name__
+
+
+def options_table(model: type[BaseModel]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("option", "type", "default", "meaning")]
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = (
+            "required" if field.is_required() else f"`{default if isinstance(default, str) else json.dumps(default)}`"
+        )
+        rows.append((f"`{name}`", type_name(field.annotation), shown, field.description or ""))
+    return rows
+
+
+def recipes_table(method: str) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("recipe", "what", "reported top-1 % (source)")]
+    for name, recipe in all_recipes().items():
+        if recipe.method == method:
+            figures = [f"{f.top1:g} ({f.source}{'; ' + f.note if f.note else ''})" for f in recipe.reported]
+            rows.append((f"`{name.split('/')[1]}`", recipe.about, "<br>".join(figures) or "-"))
+    return rows
+
+
+def fill(page: str) -> str:
+    """The page with each table between `<!-- table: KIND NAME -->` and `<!-- end -->` as the code has it."""
+
+    def table(match: re.Match[str]) -> str:
+        head, kind, name, end = match.groups()
+        sections = {"Config": Config, "DataConfig": DataConfig, "TrainConfig": TrainConfig}
+        model = sections[name] if name in sections else method_class(name).Options
+        rows = recipes_table(name) if kind == "recipes" else options_table(model)
+        lines = ["| " + " | ".join(row) + " |" for row in (rows[0], ("---",) * len(rows[0]), *rows[1:])]
+        return head + "\n".join(lines) + "\n" + end
+
+    return TABLE.sub(table, page)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Fenced parts in `language`, or (empty) in any."""
+    return re.findall(rf"^```{language or '[a-z]*'}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for block in blocks(page, "") for line in block.replace("\\\n", " ").splitlines()]
+    return sorted({line.split(" > ")[0].strip() for line in lines if line.startswith("longtail ")})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tables_are_what_the_code_says(page):
+    assert fill(page.read_text()) == page.read_text(), "run: python tests/test_docs.py"
+
+
+def test_every_option_has_a_table():
+    shown = {match.groups()[1:3] for page in PAGES for match in TABLE.finditer(page.read_text())}
+    methods = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")}
+    assert shown >= {("options", name) for name in ("Config", "DataConfig", "TrainConfig", *(methods & METHODS.keys()))}
+    assert shown >= {("recipes", recipe.method) for recipe in all_recipes().values() if recipe.method in methods}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+class Reached(Exception):  # noqa: N818
+    """The command line was understood, and the work would begin now."""
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_are_understood(line, monkeypatch, tmp_path):
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise Reached
+
+    monkeypatch.chdir(tmp_path)
+    # The configuration of a training is checked whole before its trainer is made.
+    for work in ("api.Trainer", "api.resume", "api.evaluate", "engine.deploy.load", "data.sources.open_source"):
+        monkeypatch.setattr(f"longtail.{work}", stop)
+
+    try:
+        app(shlex.split(line, comments=True)[1:], standalone_mode=False)
+    except Reached:
+        return
+    assert line.split()[1] in ("methods", "recipes")
+
+
+def test_python_examples_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    for page in ("training", "evaluation", "deploy"):
+        for block in blocks(ROOT / "docs" / f"{page}.md", "python"):
+            exec(block, scope)
+    assert scope["results"]["metrics"]["images"] == 1000
+    assert [len(prediction.labels) for prediction in scope["predictions"]] == [3, 3]
+
+
+def test_the_example_method_trains(monkeypatch, tmp_path):
+    source = tmp_path / "weighted_ce.py"
+    source.write_text(blocks(ROOT / "docs" / "adding-a-method.md", "python")[0])
+    spec = importlib.util.spec_from_file_location("longtail.methods.weighted_ce", source)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "longtail.methods.weighted_ce", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(METHODS, "weighted_ce", ("weighted_ce:WeightedCrossEntropy", "the example"))
+
+    results = longtail.train(
+        "weighted_ce",
+        out=tmp_path / "run",
+        backbone="resnet8",
+        train={"epochs": 1, "accelerator": "cpu"},
+        options={"power": 0.5},
+    )
+
+    assert results["epochs"] == 1
+    assert api.load(tmp_path / "run").description.options == {"augment": "weak", "power": 0.5}
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        path.write_text(fill(path.read_text()))
