@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from benchmarks import memory, throughput
+from benchmarks import faces, memory, throughput
 from benchmarks.loss_memory import resident_bytes
-from longtail.errors import UsageError
+from longtail.errors import LongtailError, UsageError
 
 SMALL = ["--backbone", "resnet8", "--batch", "8", "--device", "cpu"]
 
@@ -58,3 +64,44 @@ def test_memory_is_the_peak_of_the_process(tmp_path):
     record = json.loads(out.read_text())
     assert record["images"] == {"train_images": 64, "test_images": 1024}
     assert record["peak_resident_gb"] * 1e9 == pytest.approx(peak, rel=0.05)
+
+
+def test_faces_trains_on_people_who_are_not_verified_and_collects_what_is_finished(tmp_path, monkeypatch):
+    data = tmp_path / "lfw"
+    write_small_lfw(data)
+    monkeypatch.setattr(faces, "RESULTS", tmp_path / "results")
+    options = ["--data", str(data), "--backbone", "resnet8", "--image-size", "16", "--epochs", "1", "--batch-size", "4"]
+    arguments = [*options, "--seeds", "0", "--only", "cosface", "--out", str(tmp_path / "runs")]
+    faces.main(arguments)
+    written = (tmp_path / "results" / "faces.json").read_text()
+    (row,) = json.loads(written)
+    assert row["environment"]["data"]["classes"] == 3  # those of the first fold; the second is verified
+    assert (row["figures"]["same"], row["figures"]["different"], row["figures"]["folds"]) == (10, 10, 10)
+    faces.main(arguments)  # nothing is trained again
+    assert (tmp_path / "results" / "faces.json").read_text() == written
+
+    people = (data / "people.txt").read_text()
+    (data / "people.txt").write_text(people.replace("Di\t5", "Eve\t5"))
+    with pytest.raises(LongtailError, match="1 people are in the training set and in the pairs, first 'Eve'"):
+        faces.main(arguments)
+
+
+def write_small_lfw(folder):
+    """Two folds of people.txt with three people each, and their pairs."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    rows = []
+    folds = [["Ann_Lee", "Bo", "Di"], ["Eve", "Flo", "Gus"]]
+    for label, name in enumerate(itertools.chain(*folds)):
+        for i in range(1, 6):
+            file = io.BytesIO()
+            Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file, "png")
+            rows.append({"image": {"bytes": file.getvalue(), "path": None}, "name": f"{name}_{i:04d}", "label": label})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
+    people = ["2", *(line for fold in folds for line in (str(len(fold)), *(f"{name}\t5" for name in fold)))]
+    (folder / "people.txt").write_text("\n".join(people) + "\n")
+    lines = ["2\t10"]
+    for first, second, _ in folds:
+        pairs = list(itertools.combinations(range(1, 6), 2))
+        lines += [f"{first}\t{i}\t{j}" for i, j in pairs] + [f"{first}\t{i}\t{second}\t{j}" for i, j in pairs]
+    (folder / "pairs.txt").write_text("\n".join(lines) + "\n")

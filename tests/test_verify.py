@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import pickle
+import re
 import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import longtail
 from longtail.cli import main
 from longtail.data.recordio import write_recordio
+from longtail.data.verification import read_ijb
 from longtail.engine.deploy import load
+from longtail.engine.prepare import choose_images
+from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run
 from longtail.errors import LongtailError, UsageError
-from longtail.verify import verify
+from longtail.verify import _embed, _score_templates, verify
 
 TRAINED = {"Ann": 6, "Bo": 5, "Cy_Lee": 4, "Di": 1}
 TESTED = ("Eve_Fox", "Flo", "Gus")
@@ -66,22 +73,25 @@ def command(monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["longtail", "verify", *map(str, words)])
         monkeypatch.setenv("COLUMNS", "300")
-        with pytest.raises(SystemExit) as end:
+        try:
             main()
-            sys.exit(0)
-        return end.value.code or 0, *capsys.readouterr()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
 
     return run
 
 
+cached_load = functools.cache(load)
+
+
 def embedding(faces, path):
     """By hand: the features of the pixels as they are, plus those of the mirrored ones; not normalised."""
-    model = load(faces / "run")
+    model = cached_load(faces / "run")
     pixels = model.description.preprocessing
     image = (np.asarray(Image.open(path)) / 255 - pixels.mean) / pixels.std
     both = np.stack([image, image[:, ::-1]]).transpose(0, 3, 1, 2).astype(np.float32)
-    import torch
-
     with torch.no_grad():
         return model.method.backbone(torch.from_numpy(both)).double().sum(0).numpy()
 
@@ -140,14 +150,14 @@ def test_images_of_a_parquet_file_are_found_by_their_name_column(faces, tmp_path
 
 
 def test_tar_of_a_bin_set_and_its_agreement_with_the_same_pairs_as_files(faces, tmp_path):
-    files = [sorted((faces / "test" / name).iterdir()) for name in TESTED]
-    pairs = [(a, b) for a, b in itertools.combinations(sum(files, []), 2)]
+    files = sorted((faces / "test").rglob("*.png"))
+    pairs = list(itertools.combinations(files, 2))
     same = [a.parent == b.parent for a, b in pairs]
     encoded = [file.read_bytes() for pair in pairs for file in pair]
     (tmp_path / "x.bin").write_bytes(pickle.dumps((encoded, same)))
     (figures,) = verify(faces / "run", bins=[tmp_path / "x.bin"])["sets"].values()
 
-    vectors = {file: embedding(faces, file) for file in sum(files, [])}
+    vectors = {file: embedding(faces, file) for file in files}
     scores = np.array([cosine(vectors[a], vectors[b]) for a, b in pairs])
     impostors = np.sort(scores[~np.array(same)])[::-1]
     allowed = len(impostors) // 10  # this many impostors may pass at FAR 1e-1
@@ -170,12 +180,8 @@ def test_templates_pool_media_first(faces, tmp_path):
     assert figures["accuracy"] is None  # one fold has no others to choose a threshold on
     assert (figures["same"], figures["different"]) == (1, 1)
 
-    from longtail import verify as module
-    from longtail.data.verification import read_ijb
-    from longtail.engine.reporter import Reporter
-
-    scores, _, _ = module._score_templates(
-        lambda images: module._embed(load(faces / "run"), images, 2, Reporter()),
+    scores, _, _ = _score_templates(
+        lambda images: _embed(cached_load(faces / "run"), images, 2, Reporter()),
         faces / "test",
         read_ijb(tmp_path / "tid", tmp_path / "pairs"),
     )
@@ -199,8 +205,6 @@ def test_identification_among_distractors(faces):
 
 def test_accuracy_by_shots_is_that_of_the_nearest_class_mean(faces):
     shots = verify(faces / "run", shots=True)["shots"]
-    from longtail.engine.prepare import choose_images
-
     config = Run.open(faces / "run").config()
     subset = choose_images(config.data, config.seed)
 
@@ -264,8 +268,6 @@ def test_wrong_requests(words, message, faces, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, errors = command(faces / "run", *words)
     assert code == 2
-    import re
-
     assert re.search(message, errors), errors
 
 
@@ -278,8 +280,6 @@ def test_an_image_that_cannot_be_read_is_named(faces, tmp_path, command):
 
 
 def test_embeddings_of_zero_length_are_not_compared(faces, tmp_path, command):
-    from safetensors.torch import load_file, save_file
-
     run = tmp_path / "run"
     shutil.copytree(faces / "run", run)
     weights = load_file(run / "model.safetensors")
@@ -288,7 +288,7 @@ def test_embeddings_of_zero_length_are_not_compared(faces, tmp_path, command):
     save_file(weights, run / "model.safetensors")
     code, _, errors = command(run, "--pairs", faces / "pairs.txt", "--images", faces / "test")
     assert code == 1
-    assert "12 of 12 embeddings cannot be compared, first that of 'Eve_Fox/Eve_Fox_0001.png': its length is 0" in errors
+    assert "10 of 10 embeddings cannot be compared, first that of 'Eve_Fox/Eve_Fox_0001.png': its length is 0" in errors
 
 
 def test_runs_without_held_out_images_have_no_shots(faces, tmp_path):
@@ -301,8 +301,6 @@ def test_runs_without_held_out_images_have_no_shots(faces, tmp_path):
 
 
 def test_face_models_hold_the_backbone_alone_and_say_so_when_asked_for_classes(faces, monkeypatch):
-    from safetensors.torch import load_file
-
     assert {name.split(".")[0] for name in load_file(faces / "run" / "model.safetensors")} == {"backbone"}
     with pytest.raises(UsageError, match="gives embeddings, not classes"):
         longtail.load(faces / "run").predict(faces / "test" / "Flo" / "Flo_0001.png")

@@ -25,7 +25,7 @@ from .base import Batch, Clock, Method, Options, Stage, Stream
 
 
 class MarginOptions(Options):
-    augment: str = "flip"
+    augment: str = Field("flip", description="augmentation of the images")
     margin: float = Field(
         0.4, description="taken off the cosine of the own identity, or for ArcFace added to the angle"
     )

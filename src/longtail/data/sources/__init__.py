@@ -122,7 +122,7 @@ def match_classes(images: ImageSet, class_names: tuple[str, ...], whose: str) ->
     if unknown:
         raise UsageError(
             f"Class '{unknown[0]}' of {images.name} is not a class of {whose} ({len(unknown):,} of "
-            f"{len(images.class_names):,} are not). Both need the same class names."
+            f"{len(images.class_names):,} classes are not). Both need the same class names."
         )
     images.labels = np.array([position[name] for name in images.class_names], dtype=np.int64)[images.labels]
     images.class_names = class_names
