@@ -75,14 +75,10 @@ def write_table(setting: str, out: Path) -> str:
         if (path / "results.json").exists():
             run = Run.open(path)
             environment = json.loads(run.environment_file.read_text())
-            rows.append(
-                {
-                    "name": name,
-                    "results": run.results(),
-                    "environment": environment,
-                    "config": run.config().model_dump(mode="json"),
-                }
-            )
+            row = {"name": name, "results": run.results(), "environment": environment}
+            row["config"] = run.config().model_dump(mode="json")
+            # Where the data lay on the machine that ran is nobody's business.
+            rows.append(json.loads(json.dumps(row).replace(row["config"]["data"]["source"], setting)))
     write_json(RESULTS / f"compare-{setting}.json", rows)
     lines = [f"# {setting}", ""]
     if rows:
@@ -124,7 +120,8 @@ def main() -> None:
     out = args.out / args.setting
     for name in args.only:
         train(name, args.data, args.imbalance, out, args.epochs, args.backbone, args.seed)
-        sys.stdout.write(write_table(args.setting, out))
+        write_table(args.setting, out)
+    sys.stdout.write(write_table(args.setting, out))
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "data": args.data,
+            "data": Path(args.data).name,
             "results": results,
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
