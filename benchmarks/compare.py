@@ -59,7 +59,7 @@ def train(name: str, data: str, imbalance: float, out: Path, epochs: int, backbo
     variant["train"] = SHARED | variant["train"] | {"epochs": epochs}
     longtail.train(
         variant.pop("method"),
-        data={"source": data, "imbalance": imbalance},
+        data={"source": data, "imbalance": imbalance or None},
         out=path,
         backbone=backbone,
         seed=seed,
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", help="name of the table")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--imbalance", type=float, default=100)
+    parser.add_argument("--imbalance", type=float, default=100, help="0: the set is long-tailed as it is")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--seed", type=int, default=0)
