@@ -24,8 +24,8 @@ from .base import Batch, Clock, Method, Options, Stage, Stream
 class BCLOptions(Options):
     augment: str = Field("autoaugment_cutout", description="of the classified view")
     contrast_augment: str = Field("simaugment", description="of the two contrasted views")
-    ce_weight: float = 2.0
-    contrast_weight: float = 0.6
+    ce_weight: float = Field(2.0, description="weight of the classification term")
+    contrast_weight: float = Field(0.6, description="weight of the contrastive term")
     tau: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
     hidden: int | None = Field(512, description="width of the projectors' hidden layer (null: the feature width)")
     dim: int = Field(128, description="width of the contrasted features")
