@@ -94,13 +94,13 @@ def write_table(setting: str, out: Path) -> str:
             f"torch {environment['packages']['torch']}; commit {(environment['git_commit'] or 'unknown')[:12]}",
             f"- command: `OMP_NUM_THREADS=1 python -m benchmarks.compare {setting} --data PATH --epochs {epochs}`",
             "",
-            "| method | top-1 | many | medium | few | ECE | training minutes |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            "| method | top-1 | many | medium | few | ECE |",
+            "|---|---:|---:|---:|---:|---:|",
         ]
     for row in rows:
         metrics = row["results"]["metrics"]
         cells = (percent(metrics[key]) for key in ("top1", "many", "medium", "few", "ece"))
-        lines.append(f"| {row['name']} | {' | '.join(cells)} | {row['results']['seconds'] / 60:.0f} |")
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     write_text(RESULTS / f"compare-{setting}.md", text)
     return text

@@ -38,7 +38,7 @@ def score(
     images' features too. Raises `UsageError` for a split that the run does not have, or images of other classes.
     """
     config = Run.open(path).config()
-    fabric = Fabric(accelerator=config.train.accelerator, devices=1)
+    fabric = Fabric(accelerator="auto", devices=1)  # not the run's, which this machine may lack
     predictor = load(path, fabric.device)
     predictor.check_classifies()
     pixels = predictor.description.preprocessing
