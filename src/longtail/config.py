@@ -176,5 +176,6 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
         for part in detail["loc"][:-1]:
             fields = fields.model_fields[part].annotation
         return f"{where}: {unknown_name('option', str(detail['loc'][-1]), fields.model_fields)}"
-    message = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"{where}: {name} {message}; found {detail['input']!r}."
+    if not name:  # fields that do not go together: the message names them
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')}."
+    return f"{where}: {name} {detail['msg'].removeprefix('Input ')}; found {detail['input']!r}."

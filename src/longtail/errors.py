@@ -25,5 +25,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """A `UsageError` for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known[:12])}{more}."
     return UsageError(f"Unknown {kind} '{name}'. {hint}")
