@@ -7,7 +7,7 @@ and a classifier of unit rows on all three (joint), pulls the mixed views toward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -19,11 +19,11 @@ from ..data.mixing import cutmix, draw_cutmix_box, mixup
 from ..losses.bce import bce
 from ..losses.bce3s import draw_class_mask, prototype_loss, uniform_loss, update_class_memory
 from ..losses.class_balanced import class_balanced_bce, effective_number_weights
-from ..losses.norm import maxnorm_radius, project_rows_
 from ..losses.softmax import cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import UnitRowClassifier, mlp
-from .base import Batch, Clock, Method, Options, Stage, Stream
+from .base import Batch, Clock, Options, Stage, Stream
+from .second_stage import TwoStageMethod
 
 Form = Literal["bce", "ce", "off"]
 LOSSES: dict[str, Callable[..., Tensor]] = {"bce": bce, "ce": cross_entropy}
@@ -54,20 +54,18 @@ class BCE3SOptions(Options):
         return self
 
 
-class BCE3S(Method):
+class BCE3S(TwoStageMethod):
     """See the module's text."""
 
     memory: Tensor
     seen: Tensor
     class_weights: Tensor
-    radius: Tensor
 
     Options = BCE3SOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
 
     def __init__(self, backbone: Backbone, classes: Classes, options: BCE3SOptions) -> None:
         super().__init__(backbone, classes, options)
-        self.hp = options
         self.classifier = UnitRowClassifier(backbone.dim, len(classes))
         self.projector = mlp(backbone.dim, backbone.dim, 128, norm=False)
         # Started empty, where the released code starts from uninitialised numbers: unseen classes take no part.
@@ -75,23 +73,12 @@ class BCE3S(Method):
         self.register_buffer("seen", torch.zeros(len(classes), dtype=torch.bool))
         weights = effective_number_weights(classes.count_tensor, options.beta)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.register_buffer("radius", torch.tensor(0.0))
 
     def stages(self) -> list[Stage]:
         hp = self.hp
         main = Stream((hp.augment,))
         second = Stream((hp.augment,), sampler="power", q=hp.resample_weighting)
-        stages = [Stage("train", {"main": main, "second": second})]
-        if hp.finetune == "maxnorm":
-            optim = {
-                "epochs": hp.finetune_epochs,
-                "lr": hp.finetune_lr,
-                "weight_decay": 0.0,
-                "schedule": "cosine",
-                "warmup_epochs": 0,
-            }
-            stages.append(Stage("maxnorm", {"main": main}, trains=("classifier",), optim=optim))
-        return stages
+        return [Stage("train", {"main": main, "second": second}), *self.second_stages()]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
@@ -141,14 +128,3 @@ class BCE3S(Method):
                 *(bce(view, labels, shares, negative_weight=weight) for view in mixed),
             ]
         return torch.stack(views).mean()
-
-    def logits(self, images: Tensor) -> Tensor:
-        return self.classifier(self.backbone(images))
-
-    def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
-        if stage.name == "maxnorm":
-            self.radius.copy_(maxnorm_radius(self.classifier.weight, self.hp.thresh))
-
-    def after_epoch(self, clock: Clock) -> None:
-        if clock.stage == "maxnorm":
-            project_rows_(self.classifier.weight, self.radius)

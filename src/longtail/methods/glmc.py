@@ -7,7 +7,7 @@ second; a projector and a predictor pull the two mixtures of a pair together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -18,11 +18,11 @@ from ..classes import Classes
 from ..data.mixing import class_weights, cutmix, draw_cutmix_box, mixup, soft_target
 from ..losses.class_balanced import effective_number_weights
 from ..losses.glmc import consistency, conventional_share, mixed_cross_entropy
-from ..losses.norm import maxnorm_radius, project_rows_
 from ..losses.softmax import cross_entropy, logit_adjusted_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier
-from .base import Batch, Clock, Method, Options, Stage, Stream
+from .base import Batch, Clock, Options, Stage, Stream
+from .second_stage import TwoStageMethod
 
 
 class GLMCOptions(Options):
@@ -37,19 +37,17 @@ class GLMCOptions(Options):
     thresh: float = Field(0.1, description="of MaxNorm, between the smallest and largest row norm")
 
 
-class GLMC(Method):
+class GLMC(TwoStageMethod):
     """See the module's text. Symbols of the paper: q = `resample_weighting`, r = `label_weighting`, g = `contrast_weight`."""
 
     weights: Tensor
     counts: Tensor
-    radius: Tensor
 
     Options = GLMCOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64}
 
     def __init__(self, backbone: Backbone, classes: Classes, options: GLMCOptions) -> None:
         super().__init__(backbone, classes, options)
-        self.hp = options
         self.projector = _linear(backbone.dim, 128)
         self.predictor = _linear(128, 128)
         self.conventional = LinearClassifier(backbone.dim, len(classes))
@@ -57,7 +55,6 @@ class GLMC(Method):
         self.classifier = LinearClassifier(backbone.dim, len(classes)) if options.rebalance else self.conventional
         self.register_buffer("weights", class_weights(classes.count_tensor, options.label_weighting), persistent=False)
         self.register_buffer("counts", classes.count_tensor, persistent=False)
-        self.register_buffer("radius", torch.tensor(0.0))
 
     def stages(self) -> list[Stage]:
         hp = self.hp
@@ -66,12 +63,7 @@ class GLMC(Method):
             "instance": Stream(views),
             "inverse": Stream(views, sampler="power", q=hp.resample_weighting),
         }
-        stages = [Stage("train", streams)]
-        if hp.finetune != "none":
-            optim = {"epochs": hp.finetune_epochs, "lr": hp.finetune_lr, "weight_decay": 0.0, "schedule": "cosine"}
-            optim["warmup_epochs"] = 0
-            stages.append(Stage(hp.finetune, {"main": Stream((hp.augment,))}, trains=("classifier",), optim=optim))
-        return stages
+        return [Stage("train", streams), *self.second_stages()]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         if clock.stage != "train":
@@ -113,17 +105,6 @@ class GLMC(Method):
             return {"balanced_softmax": logit_adjusted_cross_entropy(logits, main.labels, self.counts)}
         weights = effective_number_weights(self.counts, 0.9999)[main.labels, None]
         return {"class_balanced": cross_entropy(logits, main.labels[:, None], weights)}
-
-    def logits(self, images: Tensor) -> Tensor:
-        return self.classifier(self.backbone(images))
-
-    def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
-        if stage.name == "maxnorm":
-            self.radius.copy_(maxnorm_radius(self.classifier.weight, self.hp.thresh))
-
-    def after_epoch(self, clock: Clock) -> None:
-        if clock.stage == "maxnorm":
-            project_rows_(self.classifier.weight, self.radius)
 
 
 def _linear(dim_in: int, dim_out: int) -> nn.Linear:
