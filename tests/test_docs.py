@@ -25,7 +25,8 @@ from longtail.recipes import all_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("README.md")]
-TABLE = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def type_name(annotation: Any) -> str:
@@ -64,14 +65,30 @@ def recipes_table(method: str) -> list[tuple[str, ...]]:
     return rows
 
 
+def reproductions_table() -> list[tuple[str, ...]]:
+    """What `longtail reproduce --results benchmarks/results/reproductions.jsonl` measured, beside what was reported."""
+    file = RESULTS / "reproductions.jsonl"
+    rows: list[tuple[str, ...]] = [("recipe", "epochs, seeds", "reported", "last epoch", "best on test", "with flip")]
+    for text in file.read_text().splitlines() if file.exists() else []:
+        line = json.loads(text)
+        reported = " / ".join(f"{figure.top1:g}" for figure in all_recipes()[line["recipe"]].reported)
+        measured = [f"{value['mean']} ± {value['std']}" for value in line["measured"].values()]
+        rows.append((line["recipe"], f"{line['epochs']}, {len(line['seeds'])}", reported, *measured))
+    return rows
+
+
 def fill(page: str) -> str:
     """The page with each table between `<!-- table: KIND NAME -->` and `<!-- end -->` as the code has it."""
 
     def table(match: re.Match[str]) -> str:
         head, kind, name, end = match.groups()
+        if kind == "comparison":  # written by benchmarks/compare.py
+            return head + (RESULTS / f"compare-{name}.md").read_text().partition("\n\n")[2] + end
         sections = {"Config": Config, "DataConfig": DataConfig, "TrainConfig": TrainConfig}
-        model = sections[name] if name in sections else method_class(name).Options
-        rows = recipes_table(name) if kind == "recipes" else options_table(model)
+        if kind == "options":
+            rows = options_table(sections[name] if name in sections else method_class(name).Options)
+        else:
+            rows = recipes_table(name) if kind == "recipes" else reproductions_table()
         lines = ["| " + " | ".join(row) + " |" for row in (rows[0], ("---",) * len(rows[0]), *rows[1:])]
         return head + "\n".join(lines) + "\n" + end
 
@@ -117,7 +134,15 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     # The configuration of a training is checked whole before its trainer is made.
-    for work in ("api.Trainer", "api.resume", "api.evaluate", "engine.deploy.load", "data.sources.open_source"):
+    works = (
+        "api.Trainer",
+        "api.resume",
+        "api.evaluate",
+        "engine.deploy.load",
+        "data.sources.open_source",
+        "verify.verify",
+    )
+    for work in works:
         monkeypatch.setattr(f"longtail.{work}", stop)
 
     try:
