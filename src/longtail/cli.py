@@ -377,7 +377,7 @@ def inspect(
 DEMO_METHODS = ("ce", "balanced_softmax", "glmc")
 DEMO: dict[str, Any] = {
     "backbone": "resnet8",
-    "train": {"epochs": 55, "batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
+    "train": {"epochs": 60, "batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
     "options": {"augment": "crop:4,flip"},
 }
 
