@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import faces, memory, throughput
+from benchmarks import compare, faces, memory, throughput
 from benchmarks.loss_memory import resident_bytes
+from longtail.api import make_config
 from longtail.errors import LongtailError, UsageError
 
 SMALL = ["--backbone", "resnet8", "--batch", "8", "--device", "cpu"]
@@ -105,3 +106,11 @@ def write_small_lfw(folder):
         pairs = list(itertools.combinations(range(1, 6), 2))
         lines += [f"{first}\t{i}\t{j}" for i, j in pairs] + [f"{first}\t{i}\t{second}\t{j}" for i, j in pairs]
     (folder / "pairs.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", compare.VARIANTS)
+def test_every_variant_compared_is_a_valid_run(name):
+    variant = dict(compare.VARIANTS[name])
+    train = compare.SHARED | variant.pop("train") | {"epochs": 3}
+    config = make_config(variant.pop("method"), None, variant | {"train": train})
+    assert (config.train.batch_size, config.train.epochs) == (64, 3)

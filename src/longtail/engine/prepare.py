@@ -57,6 +57,7 @@ def choose_images(data: DataConfig, seed: int) -> Subset:
     if share:
         kept, validation = holdout(source.labels[indices], share, derive_seed(seed, "validation") % 2**32)
         held_out["val"] = source.select(indices[validation])
+        held_out["val"].name = f"{source.name}, held out"
         indices = indices[kept]
     if splits.test is not None:
         check_range(splits.test)

@@ -1,0 +1,80 @@
+"""Reproducing a recipe over seeds, and the demo."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+import longtail.cli
+from longtail.cli import app
+from longtail.data.sources import open_source
+from longtail.engine.run import Run
+from longtail.reproduce import run_seeds, summarise
+
+OVERRIDES = {
+    "backbone": "resnet8",
+    "data": {"imbalance": None},
+    "train": {"epochs": 2, "batch_size": 16, "warmup_epochs": 0, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The first images of each class of the embedded set."""
+    path = tmp_path_factory.mktemp("reproduce") / "small.npz"
+    splits = open_source("fashion-mnist-lt")
+    arrays = {}
+    for name, images in (("train", splits.train), ("test", splits.test)):
+        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:6] for c in range(10)])
+        arrays |= {f"{name}_images": images.images[chosen], f"{name}_labels": images.labels[chosen]}
+    np.savez(path, class_names=splits.train.class_names, **arrays)
+    return str(path)
+
+
+def test_seeds_are_trained_once_and_both_protocols_measured(data, tmp_path):
+    results = run_seeds("ce/cifar10-lt-100", data, range(2), tmp_path, OVERRIDES)
+    runs = [Run(tmp_path / "ce-cifar10-lt-100" / f"seed-{seed}") for seed in range(2)]
+    written = [run.results_file.stat().st_mtime_ns for run in runs]
+    # A third seed leaves the finished ones alone.
+    again = run_seeds("ce/cifar10-lt-100", data, range(3), tmp_path, OVERRIDES)
+    assert again[:2] == results
+    assert [run.results_file.stat().st_mtime_ns for run in runs] == written
+    assert again[2]["seed"] == 2
+
+    line = summarise("ce/cifar10-lt-100", results, json.loads(runs[0].environment_file.read_text()))
+
+    last = [100 * run.metrics()[-1]["test"]["top1"] for run in runs]
+    best = [100 * max(record["test"]["top1"] for record in run.metrics()) for run in runs]
+    flipped = [100 * max(record["test_flip"]["top1"] for record in run.metrics()) for run in runs]
+    for measured, values in zip(line["measured"].values(), (last, best, flipped), strict=True):
+        assert measured["mean"] == pytest.approx(statistics.mean(values), abs=0.006)
+        assert measured["std"] == pytest.approx(statistics.stdev(values), abs=0.006)
+    assert line["seeds"] == [0, 1]
+    assert line["data"]["subset_hash"] == results[0]["data"]["subset_hash"]
+
+
+def test_command_appends_a_line_and_shows_what_was_reported(data, tmp_path, capsys):
+    settings = ("backbone=resnet8", "imbalance=null", "batch_size=16", "warmup_epochs=0", "accelerator=cpu")
+    command = ["reproduce", "ce/cifar10-lt-100", "--data", data, "--seeds", "1", "--epochs", "1"]
+    for setting in settings:
+        command += ["--set", setting]
+    command += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "lines.jsonl")]
+    for _ in range(2):
+        app(command, standalone_mode=False)
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    assert "70.40" in capsys.readouterr().out  # what the literature has for this recipe
+
+
+def test_demo_compares_its_methods_on_equal_terms(tmp_path, monkeypatch, capsys):
+    train = longtail.cli.DEMO["train"] | {"epochs": 1, "accelerator": "cpu"}
+    monkeypatch.setitem(longtail.cli.DEMO, "train", train)
+    app(["demo", "--out", str(tmp_path / "demo")], standalone_mode=False)
+    shown = capsys.readouterr().out
+    configs = [Run.open(tmp_path / "demo" / method).config() for method in longtail.cli.DEMO_METHODS]
+    assert all(f"│ {method} " in shown for method in longtail.cli.DEMO_METHODS)
+    assert len({(config.backbone, config.train, config.seed) for config in configs}) == 1
