@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 
+from longtail.cli import main
+from longtail.data.sources import open_source
+
 # Two cores, many tests: threads of one test would only wait for those of another.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def longtail(monkeypatch, capsys):
+    """Run a command in this process; gives its exit code, output and errors."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "500")
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory):
+    """The first images of each class of the embedded set, as an npz source."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    splits = open_source("fashion-mnist-lt")
+    arrays = {}
+    for name, images in (("train", splits.train), ("test", splits.test)):
+        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:6] for c in range(10)])
+        arrays |= {f"{name}_images": images.images[chosen], f"{name}_labels": images.labels[chosen]}
+    np.savez(path, class_names=splits.train.class_names, **arrays)
+    return str(path)
 
 
 @pytest.fixture

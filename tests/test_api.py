@@ -12,25 +12,18 @@ import torch
 from PIL import Image
 
 import longtail
-from longtail.data.sources import open_source
 from longtail.engine.prepare import build_method
 from longtail.engine.run import Run
 from longtail.errors import LongtailError, UsageError
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_set, tmp_path_factory):
     """A run of GLMC on the first images of each class of the embedded set."""
     folder = tmp_path_factory.mktemp("api") / "run"
-    splits = open_source("fashion-mnist-lt")
-    arrays = {}
-    for name, images in (("train", splits.train), ("test", splits.test)):
-        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:6] for c in range(10)])
-        arrays |= {f"{name}_images": images.images[chosen], f"{name}_labels": images.labels[chosen]}
-    np.savez(folder.with_name("small.npz"), class_names=splits.train.class_names, **arrays)
     results = longtail.train(
         "glmc",
-        data=str(folder.with_name("small.npz")),
+        data=small_set,
         out=folder,
         backbone="resnet8",
         train={"epochs": 1, "batch_size": 16, "precision": "fp32", "accelerator": "cpu"},

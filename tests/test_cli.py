@@ -14,27 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from longtail.cli import main
 from longtail.engine.run import Run
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
-
-
-@pytest.fixture
-def longtail(monkeypatch, capsys):
-    """Run a command in this process; gives its exit code, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["longtail", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "500")
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 
-import numpy as np
 import pytest
 
 import longtail.cli
 from longtail.cli import app
-from longtail.data.sources import open_source
 from longtail.engine.run import Run
 from longtail.reproduce import run_seeds, summarise
 
@@ -21,25 +19,12 @@ OVERRIDES = {
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The first images of each class of the embedded set."""
-    path = tmp_path_factory.mktemp("reproduce") / "small.npz"
-    splits = open_source("fashion-mnist-lt")
-    arrays = {}
-    for name, images in (("train", splits.train), ("test", splits.test)):
-        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:6] for c in range(10)])
-        arrays |= {f"{name}_images": images.images[chosen], f"{name}_labels": images.labels[chosen]}
-    np.savez(path, class_names=splits.train.class_names, **arrays)
-    return str(path)
-
-
-def test_seeds_are_trained_once_and_both_protocols_measured(data, tmp_path):
-    results = run_seeds("ce/cifar10-lt-100", data, range(2), tmp_path, OVERRIDES)
+def test_seeds_are_trained_once_and_both_protocols_measured(small_set, tmp_path):
+    results = run_seeds("ce/cifar10-lt-100", small_set, range(2), tmp_path, OVERRIDES)
     runs = [Run(tmp_path / "ce-cifar10-lt-100" / f"seed-{seed}") for seed in range(2)]
     written = [run.results_file.stat().st_mtime_ns for run in runs]
     # A third seed leaves the finished ones alone.
-    again = run_seeds("ce/cifar10-lt-100", data, range(3), tmp_path, OVERRIDES)
+    again = run_seeds("ce/cifar10-lt-100", small_set, range(3), tmp_path, OVERRIDES)
     assert again[:2] == results
     assert [run.results_file.stat().st_mtime_ns for run in runs] == written
     assert again[2]["seed"] == 2
@@ -56,9 +41,9 @@ def test_seeds_are_trained_once_and_both_protocols_measured(data, tmp_path):
     assert line["data"]["subset_hash"] == results[0]["data"]["subset_hash"]
 
 
-def test_command_appends_a_line_and_shows_what_was_reported(data, tmp_path, capsys):
+def test_command_appends_a_line_and_shows_what_was_reported(small_set, tmp_path, capsys):
     settings = ("backbone=resnet8", "imbalance=null", "batch_size=16", "warmup_epochs=0", "accelerator=cpu")
-    command = ["reproduce", "ce/cifar10-lt-100", "--data", data, "--seeds", "1", "--epochs", "1"]
+    command = ["reproduce", "ce/cifar10-lt-100", "--data", small_set, "--seeds", "1", "--epochs", "1"]
     for setting in settings:
         command += ["--set", setting]
     command += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "lines.jsonl")]

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import longtail
-from longtail.cli import main
 from longtail.data.recordio import write_recordio
 from longtail.data.verification import read_ijb
 from longtail.engine.deploy import load
@@ -67,20 +66,9 @@ def faces(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(longtail):
     """Run `longtail verify`; gives its exit code, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["longtail", "verify", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "300")
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    return functools.partial(longtail, "verify")
 
 
 cached_load = functools.cache(load)

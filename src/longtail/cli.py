@@ -304,15 +304,13 @@ def reproduce(
 ) -> None:
     """Train a recipe over seeds and set the result beside the reported figure. Goes on where it was stopped."""
     import json
-    import os
     import signal
     import threading
 
     from .config import merge
-    from .engine.run import Run
     from .recipes import all_recipes
     from .report.console import LiveReporter, log_to_console
-    from .reproduce import append_result, comparison_table, run_seeds, summarise
+    from .reproduce import append_result, comparison_table, run_of_seed, run_seeds, summarise
 
     log_to_console(console)
     if recipe not in all_recipes():
@@ -323,7 +321,7 @@ def reproduce(
         alarm.daemon = True
         alarm.start()
     runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
-    last = Run(out / recipe.replace("/", "-") / f"seed-{seeds - 1}")
+    last = run_of_seed(recipe, seeds - 1, out)
     line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
     append_result(line, results)
     console.print(comparison_table(line))

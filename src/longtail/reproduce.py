@@ -22,6 +22,11 @@ HEADLINE = "last epoch"
 AUTHORS = {"test": "best epoch on the test set", "test_flip": "best epoch on the test set, flip averaged"}
 
 
+def run_of_seed(name: str, seed: int, out: Path) -> Run:
+    """Where below `out` the run of recipe `name` with `seed` lies."""
+    return Run(out / name.replace("/", "-") / f"seed-{seed}")
+
+
 def run_seeds(
     name: str,
     data: str,
@@ -37,7 +42,7 @@ def run_seeds(
     method, _, setting = name.partition("/")
     results = []
     for seed in seeds:
-        run = Run(out / name.replace("/", "-") / f"seed-{seed}")
+        run = run_of_seed(name, seed, out)
         if run.results_file.exists():
             results.append(run.results())
         elif run.checkpoint_file.exists():
