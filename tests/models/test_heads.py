@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -30,10 +32,12 @@ def test_unit_row_classifier(features):
 
 
 @pytest.mark.parametrize(
-    "classifier", [LinearClassifier(6, 4), CosineClassifier(6, 4, scale=16), UnitRowClassifier(6, 4)]
+    "build", [LinearClassifier, partial(CosineClassifier, scale=16), UnitRowClassifier], ids=["linear", "cosine", "unit"]
 )
-def test_rows_and_bias_are_what_ranks_the_classes(classifier, features):
+def test_rows_and_bias_are_what_ranks_the_classes(build, features):
     """The scores are rows.x + bias, up to a positive factor per image."""
+    torch.manual_seed(0)
+    classifier, features = build(6, 4).double(), features.double()
     linear = features @ classifier.rows.T + (0 if classifier.bias is None else classifier.bias)
     scores = classifier(features)
     factor = scores[:, :1] / linear[:, :1]
