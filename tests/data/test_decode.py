@@ -107,6 +107,17 @@ def test_at_least_larger_than_the_image_decodes_it_whole() -> None:
     assert decode(encode(smooth(30, 30), "JPEG"), 3, (224, 224)).shape == (30, 30, 3)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}])
+def test_jpeg_pixels_are_those_of_pillow(mode, options) -> None:
+    raw = encode(smooth(53, 37).convert(mode), "JPEG", **options)
+    expected = np.asarray(Image.open(io.BytesIO(raw)))
+    channels = {"RGB": 3, "L": 1}[mode]
+    assert np.array_equal(decode(raw, channels).squeeze(), expected)
+    damaged = raw[: len(raw) // 2] + b"\0\0" + raw[len(raw) // 2 + 2 :]  # libjpeg warns, and goes on
+    assert np.array_equal(decode(damaged, channels).squeeze(), np.asarray(Image.open(io.BytesIO(damaged))))
+
+
 def test_truncated_jpeg() -> None:
     raw = encode(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
     with pytest.raises(CorruptImage, match="truncated"):

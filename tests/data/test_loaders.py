@@ -11,7 +11,7 @@ from PIL import Image
 
 from longtail.data.decode import decode
 from longtail.data.images import ArraySet, ImageSet
-from longtail.data.loaders import build_loader, channel_statistics
+from longtail.data.loaders import build_loader
 from longtail.data.squares import SquareReader, stored_size, to_square
 from longtail.data.streams import Stream
 from longtail.errors import LongtailError, UsageError
@@ -222,8 +222,11 @@ def test_nothing_left_to_show_is_an_error_even_when_skipping(mode):
     photos = Encoded([(32, 32)] * 4, corrupt=range(4))
     with pytest.raises(LongtailError, match="can be read"):
         batches(build(photos, skip_corrupt=True, mode=mode, image_size=16), {"main": Stream(("none",))}, batch_size=4)
-    with pytest.raises(LongtailError, match="none of 4 images looked at can be read"):
-        channel_statistics(photos, 3, 16)
+
+
+def test_without_a_readable_image_there_are_no_statistics():
+    with pytest.raises(LongtailError, match="None of the 4 training images looked at can be read"):
+        build(Encoded([(32, 32)] * 4, corrupt=range(4)), mode="streaming", image_size=16, mean=None, std=None)
 
 
 def test_the_choice_follows_the_budget_and_is_logged():
@@ -247,10 +250,11 @@ def test_progress_reaches_the_end():
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_are_numpys(channels):
+def test_statistics_are_numpys(channels, mode):
     images = arrays()
     pixels = np.stack([decode(array, channels) for array in images.images]) / 255
-    mean, std = channel_statistics(images, channels, None)
-    np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-9)
-    np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-6)
+    loader = build(images, channels=channels, mode=mode, mean=None, std=None)
+    np.testing.assert_allclose(loader.mean, pixels.mean((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(loader.std, pixels.std((0, 1, 2)), rtol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from ..errors import LongtailError
@@ -40,6 +41,8 @@ def decode(raw: bytes | np.ndarray | Image.Image, channels: int, at_least: tuple
     """
     if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and raw.ndim == 3 and raw.shape[2] == channels:
         return np.ascontiguousarray(raw)
+    if isinstance(raw, bytes) and (pixels := _plain_jpeg(raw, channels, at_least)) is not None:
+        return pixels
     try:
         with _open(raw) as image:
             if at_least is not None:
@@ -75,7 +78,7 @@ def _open(raw: bytes | np.ndarray | Image.Image) -> Image.Image:
         return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
     image = Image.open(io.BytesIO(raw))
     width, height = image.size
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+    if _is_too_large(height, width):
         raise CorruptImage(
             f"{width} x {height} pixels, more than the {Image.MAX_IMAGE_PIXELS:,} that are decoded; shrink it first"
         )
@@ -99,6 +102,32 @@ def _orientation(image: Image.Image) -> int:
 
 def _is_on_its_side(image: Image.Image) -> bool:
     return _orientation(image) >= 5
+
+
+def _plain_jpeg(raw: bytes, channels: int, at_least: tuple[int, int] | None) -> np.ndarray | None:
+    """The same pixels as Pillow's, from the same libjpeg-turbo, without Pillow's overhead: in a quarter of the time for
+    a small image, three quarters for a large one.
+
+    None for a file that is out of the ordinary in any way, damage included, or that can be scaled: Pillow's to judge.
+    """
+    if not raw.startswith(b"\xff\xd8\xff"):
+        return None
+    header = raw[: raw.find(b"\xff\xda")]  # up to the first scan
+    if b"Exif\0\0" in header or b"tiff:Orientation" in header:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(raw)
+        if colours not in {1: ("Gray",), 3: ("YCbCr", "RGB")}[channels] or _is_too_large(height, width):
+            return None
+        if at_least is not None and height >= 2 * at_least[0] and width >= 2 * at_least[1]:
+            return None
+        return simplejpeg.decode_jpeg(raw, "GRAY" if channels == 1 else "RGB")
+    except ValueError:
+        return None
+
+
+def _is_too_large(height: int, width: int) -> bool:
+    return Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS
 
 
 def _pixels(image: Image.Image, channels: int) -> np.ndarray:

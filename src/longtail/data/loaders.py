@@ -33,6 +33,8 @@ Mode = Literal["auto", "resident", "streaming"]
 Progress = Callable[[int, int], None]
 Crops = Mapping[str, Sequence[ResizedCrop | None]]  # per stream and view: the crop that is made while decoding
 CHUNK = 64  # images that one thread decodes at a time
+# Up to this side, reading an image is mostly Python: threads would only wait for each other's turn.
+SMALL = 64
 
 
 class Fetched(NamedTuple):
@@ -55,14 +57,14 @@ class Request(NamedTuple):
 class Setup:
     """How a loader works, whatever its images.
 
-    `mean`, `std`: per channel, in units of 0..1, see `channel_statistics`.
+    `mean`, `std`: per channel, in units of 0..1 (None: measured, see `channel_statistics`).
     `workers`: threads that decode at the start, processes that decode while streaming (0: none of their own).
     `progress` is told how many images of how many have been decoded.
     """
 
     device: torch.device
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     workers: int = 0
     skip_corrupt: bool = False
     rank: int = 0
@@ -73,18 +75,26 @@ class Setup:
 class Loader(ABC):
     """Batches of one image set on a device.
 
-    `labels`: int64 [N] of the images that can be drawn. `size`: side of the images in a batch. `skipped`: keys of the
-    corrupt images met so far and left out.
+    `labels`: int64 [N] of the images that can be drawn. `size`: side of the images in a batch. `mean`, `std`: what they
+    are normalised by. `skipped`: keys of the corrupt images met so far and left out.
     """
 
-    def __init__(self, reader: SquareReader, setup: Setup, positions: np.ndarray) -> None:
-        """`positions`: the images of the set that can be drawn."""
+    def __init__(
+        self, reader: SquareReader, setup: Setup, positions: np.ndarray, square: Callable[[int], np.ndarray]
+    ) -> None:
+        """`positions`: the images of the set that can be drawn. `square`: the pixels of the i-th of them."""
         self.setup, self.size = setup, reader.size
+        if setup.mean is None or setup.std is None:
+            self.mean, self.std = channel_statistics(
+                square, len(positions), reader.channels, _threads(setup.workers, reader.side)
+            )
+        else:
+            self.mean, self.std = tuple(setup.mean), tuple(setup.std)
         self.labels = reader.images.labels[positions]
         self.skipped: list[str] = []
         self._classes = ClassIndex(self.labels, len(reader.images.class_names))
         self._positions, self._labels = torch.from_numpy(positions), torch.from_numpy(self.labels)
-        self._normalise = Normalise(setup.mean, setup.std)
+        self._normalise = Normalise(self.mean, self.std)
 
     def steps(self, batch_size: int) -> int:
         """Steps of an epoch: as many as show every image once."""
@@ -108,7 +118,7 @@ class Loader(ABC):
             for step in range(start, self.steps(batch_size))
         )
         views = {
-            name: [self._split(Augment(spec, self.size, self.setup.mean, self.setup.std)) for spec in stream.views]
+            name: [self._split(Augment(spec, self.size, self.mean, self.std)) for spec in stream.views]
             for name, stream in streams.items()
         }
         crops = {name: [crop for crop, _ in split] for name, split in views.items()}
@@ -156,7 +166,7 @@ class ResidentLoader(Loader):
     def __init__(self, reader: SquareReader, setup: Setup) -> None:
         """Raises `LongtailError` that names the corrupt images, unless they are to be skipped."""
         images, positions, skipped = _decode(reader, np.arange(len(reader.images)), setup)
-        super().__init__(reader, setup, positions)
+        super().__init__(reader, setup, positions, images.numpy().__getitem__)
         self.skipped = skipped
         self._images = images.to(setup.device)
 
@@ -176,7 +186,7 @@ class StreamingLoader(Loader):
     """Worker processes read and decode; a view's leading `resized_crop` is theirs too where images are resized."""
 
     def __init__(self, reader: SquareReader, setup: Setup) -> None:
-        super().__init__(reader, setup, np.arange(len(reader.images)))
+        super().__init__(reader, setup, np.arange(len(reader.images)), reader.square)
         self._reader = reader
 
     def _split(self, augment: Augment) -> tuple[ResizedCrop | None, Augment]:
@@ -234,14 +244,16 @@ class _Decoder(Dataset):
     def _fetch(self, request: Request, stream: str, corrupt: dict[int, str]) -> Fetched:
         """One stream's images. Adds those that cannot be read to `corrupt`, with the reason."""
         places, crops = request.places[stream].tolist(), self.crops[stream]
+        random = generator(request.seed, "crop", stream, request.epoch, request.step, self.rank)
+        draws = [None if crop is None else crop.draw(len(places), random) for crop in crops]
         sides = [self.reader.side if crop is None else self.reader.size for crop in crops]
         out = [np.empty((len(places), self.reader.channels, side, side), np.uint8) for side in sides]
         shown: list[int] = []
         for row, place in enumerate(places):
-            random = generator(request.seed, "crop", stream, request.epoch, request.step, self.rank, row)
+            drawn = [None if draw is None else draw[row] for draw in draws]
             for i in self._candidates(place):
                 try:
-                    views = self.reader.views(i, crops, random)
+                    views = self.reader.views(i, crops, drawn)
                 except CorruptImage as error:
                     corrupt[i] = str(error)
                     continue
@@ -279,7 +291,7 @@ def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[
             except CorruptImage as error:
                 corrupt[row] = str(error)
 
-    with ThreadPoolExecutor(max(setup.workers, 1)) as pool:
+    with ThreadPoolExecutor(_threads(setup.workers, reader.side)) as pool:
         for chunk, _ in enumerate(pool.map(fill, range(0, len(positions), CHUNK)), 1):
             if setup.progress:
                 setup.progress(min(chunk * CHUNK, len(positions)), len(positions))
@@ -294,6 +306,10 @@ def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[
     return images[torch.from_numpy(kept)], positions[kept], [reader.images.key(int(positions[row])) for row in rows]
 
 
+def _threads(workers: int, side: int) -> int:
+    return 1 if side <= SMALL else max(workers, 1)
+
+
 def _corrupt(messages: list[str]) -> LongtailError:
     """One error for all corrupt images: the first 20 by name, the others as a count."""
     shown = messages[:20] + ([f"... and {len(messages) - 20:,} more."] if len(messages) > 20 else [])
@@ -304,28 +320,28 @@ def _corrupt(messages: list[str]) -> LongtailError:
 
 
 def channel_statistics(
-    images: ImageSet, channels: int, image_size: int | None
+    square: Callable[[int], np.ndarray], count: int, channels: int, threads: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, in units of 0..1, over the pixels that training sees.
 
-    From up to 10,000 readable images spread evenly over the set; those of one set are always the same. A channel
-    without variation gets the deviation of one grey level. Raises `UsageError` as `SquareReader` does.
+    `square` gives the i-th of `count` images, uint8 [channels, H, W]. From up to 10,000 readable ones spread evenly;
+    those of one set are always the same. A channel without variation gets the deviation of one grey level. Raises
+    `LongtailError` where none can be read.
     """
-    reader = SquareReader(images, channels, image_size)
-    positions = np.linspace(0, len(images) - 1, min(len(images), 10_000)).astype(int)
+    positions = np.linspace(0, count - 1, min(count, 10_000)).astype(int)
 
     def sums(start: int) -> np.ndarray:
         total = np.zeros((3, channels), np.int64)  # pixels, their sum, the sum of their squares: exact in any order
         for i in positions[start : start + CHUNK].tolist():
             with suppress(CorruptImage):
-                pixels = reader.square(i).reshape(channels, -1).astype(np.int32)
+                pixels = square(i).reshape(channels, -1).astype(np.int32)
                 total += np.stack((np.full(channels, pixels.shape[1]), pixels.sum(1), (pixels**2).sum(1)))
         return total
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(threads) as pool:
         pixels, first, second = np.sum(list(pool.map(sums, range(0, len(positions), CHUNK))), axis=0)
     if not pixels.all():
-        raise LongtailError(f"{images.name}: none of {len(positions):,} images looked at can be read.")
+        raise LongtailError(f"None of the {len(positions):,} training images looked at can be read.")
     mean = first / pixels
     std = np.sqrt(np.maximum(second / pixels - mean**2, 1))
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
@@ -337,9 +353,9 @@ def build_loader(
     device: torch.device | str,
     channels: int,
     image_size: int | None,
-    mean: Sequence[float],
-    std: Sequence[float],
     budget_bytes: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     mode: Mode = "auto",
     workers: int = 0,
     skip_corrupt: bool = False,

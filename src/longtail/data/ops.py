@@ -87,7 +87,9 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
     """Mirror left and right the images where bool `chosen` is true."""
-    return torch.where(per_image(chosen, images, torch.bool), images.flip(3), images)
+    rows = torch.arange(len(images)) + len(images) * chosen
+    # Whole images are copied, which for bytes is several times faster than `where`.
+    return torch.cat((images, images.flip(3))).index_select(0, send(rows, images.device))
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from ..classes import Classes
 from ..config import Config, DataConfig, validate
 from ..data.images import ImageSet, natural_channels
-from ..data.loaders import Loader, build_loader, channel_statistics
+from ..data.loaders import Loader, build_loader
 from ..data.longtail import carve, check_labels, check_range, holdout, subset_hash
 from ..data.sources import open_source
 from ..data.squares import stored_size
@@ -97,20 +97,20 @@ def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders
     Raises `LongtailError` where an image is corrupt and is not to be skipped, or where skipping leaves a class empty.
     """
     channels = natural_channels(subset.train)
-    mean, std = config.mean, config.std
-    if mean is None or std is None:
-        mean, std = channel_statistics(subset.train, channels, config.image_size)
-    train = build_split(subset.train, config, fabric, channels, mean, std)
+    train = build_split(subset.train, config, fabric, channels, config.mean, config.std)
     classes = Classes.from_labels(subset.classes.names, train.labels)
     if 0 in classes.counts:
         raise LongtailError(f"Every training image of class '{classes.names[classes.counts.index(0)]}' is corrupt.")
     held_out = {
-        name: build_split(images, config, fabric, channels, mean, std) for name, images in subset.held_out.items()
+        name: build_split(images, config, fabric, channels, train.mean, train.std)
+        for name, images in subset.held_out.items()
     }
     for loader, images in zip(held_out.values(), subset.held_out.values(), strict=True):
         check_native_size(loader, images, train.size)
     resize = train.size if config.image_size is None else stored_size(train.size)
-    preprocessing = Preprocessing(resize=resize, image_size=train.size, channels=channels, mean=mean, std=std)
+    preprocessing = Preprocessing(
+        resize=resize, image_size=train.size, channels=channels, mean=train.mean, std=train.std
+    )
     return Loaders(train, held_out, classes, preprocessing)
 
 
@@ -128,8 +128,8 @@ def build_split(
     config: DataConfig,
     fabric: Fabric,
     channels: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
 ) -> Loader:
     """The loader of one split, on this process's device."""
     return build_loader(
