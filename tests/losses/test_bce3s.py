@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longtail.losses.bce import bce
-from longtail.losses.bce3s import draw_class_mask, prototype_loss, update_class_memory
+from longtail.losses.bce3s import draw_class_mask, prototype_loss, uniform_loss, update_class_memory
 from longtail.losses.norm import maxnorm_radius, project_rows_
 from longtail.losses.softmax import cross_entropy
 
@@ -86,3 +86,11 @@ def test_projection_shortens_long_rows_and_leaves_the_others(thresh: float) -> N
     assert torch.equal(projected[short], weight[short])
     torch.testing.assert_close(projected.double().norm(dim=1), norms.clamp(max=radius.double()))
     torch.testing.assert_close(projected * norms[:, None].float(), weight * projected.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("loss", [bce, cross_entropy])
+def test_uniform_loss_in_parts_is_that_in_one(loss):
+    rows = torch.randn(23, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    whole, parts = uniform_loss(rows, loss), uniform_loss(rows, loss, block=50)
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(value, rows)[0] for value in (parts, whole)), rtol=1e-5, atol=1e-7)

@@ -24,6 +24,7 @@ from ..methods.base import Batch, Clock, Method, Stage
 from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator
 from .evaluate import evaluate
+from .memory import keep_freed_memory
 from .prepare import Subset, build_loaders, build_method, choose_images
 from .reporter import Reporter
 from .results import deployed_parameters, write_results
@@ -80,6 +81,8 @@ class Trainer:
             )
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"Cannot use {devices} device(s) of train.accelerator={accelerator}: {error}") from error
+        if self.fabric.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def is_main(self) -> bool:
@@ -92,7 +95,7 @@ class Trainer:
         Raises `Interrupted` after saving when asked to stop, `LongtailError` when a loss is not finite.
         """
         state = self._load_state() if resume else None
-        self.progress = Progress(**state["progress"]) if state else Progress(finished=self._finished_before())
+        self.progress = self._progress(state) if state else Progress(finished=self._finished_before())
         subset = choose_images(self.config.data, self.config.seed)
         # Built once for nothing: a wrong backbone or stage is better told before a million images are decoded.
         self._stages(build_method(self.config, subset.classes, channels=3))
@@ -130,6 +133,15 @@ class Trainer:
                 f"not of '{self.config.method}', which {self.run.config_file.name} beside it names."
             )
         return state
+
+    def _progress(self, state: Mapping[str, Any]) -> Progress:
+        try:
+            return Progress(**state["progress"])
+        except TypeError:
+            raise UsageError(
+                f"{self.run.checkpoint_file} was written by another version of longtail, which alone can go on with it. "
+                "Its weights can still start a new run: --from."
+            ) from None
 
     def _restore(self, weights: Mapping[str, Tensor]) -> None:
         if self.method.sharded and self.fabric.world_size > 1:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .bce import bce
 from .distributed import all_gather_with_grad
 from .precision import full_precision
+
+BLOCK = 2**26  # cosines at a time: 256 MB
 
 
 @torch.no_grad()
@@ -64,10 +67,19 @@ def prototype_loss(
 
 
 @full_precision
-def uniform_loss(rows: Tensor, loss: Callable[..., Tensor] = bce) -> Tensor:
+def uniform_loss(rows: Tensor, loss: Callable[..., Tensor] = bce, block: int = BLOCK) -> Tensor:
     """The uniform term: `loss` on the cosines between classifier `rows` float [C, D], each a sample of its own class.
 
-    `loss`: `bce`, or `softmax.cross_entropy` for the paper's ablation.
+    `loss`: `bce`, or `softmax.cross_entropy` for the paper's ablation. Time grows with C^2, as the term is defined;
+    memory does not: where there are more than `block` cosines, they are computed in parts, and again for the gradient.
     """
-    unit = F.normalize(rows)
-    return loss(unit @ unit.T, torch.arange(len(rows), device=rows.device))
+    unit, classes = F.normalize(rows), torch.arange(len(rows), device=rows.device)
+    if len(rows) ** 2 <= block:
+        return loss(unit @ unit.T, classes)
+
+    def part(samples: Tensor, labels: Tensor) -> Tensor:
+        return loss(samples @ unit.T, labels) * len(labels)
+
+    size = max(1, block // len(rows))
+    parts = zip(unit.split(size), classes.split(size), strict=True)
+    return torch.stack([checkpoint(part, *pair, use_reentrant=False) for pair in parts]).sum() / len(rows)

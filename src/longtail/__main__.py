@@ -1,0 +1,5 @@
+"""``python -m longtail``: the command line."""
+
+from .cli import main
+
+main()
