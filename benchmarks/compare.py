@@ -45,7 +45,7 @@ def folder(out: Path, name: str) -> Path:
     return out / name.replace(": ", "-").replace(" ", "-")
 
 
-def train(name: str, data: str, imbalance: float, out: Path, epochs: int, backbone: str, seed: int) -> None:
+def train(name: str, out: Path, args: argparse.Namespace) -> None:
     """Train one variant, go on with it, or leave it alone if it is finished."""
     variant = dict(VARIANTS[name])
     path = folder(out, name)
@@ -56,13 +56,13 @@ def train(name: str, data: str, imbalance: float, out: Path, epochs: int, backbo
         return
     if "start_from" in variant:
         variant["start_from"] = str(folder(out, variant["start_from"]))
-    variant["train"] = SHARED | variant["train"] | {"epochs": epochs}
+    variant["train"] = SHARED | variant["train"] | {"epochs": args.epochs, "compile": args.compile}
     longtail.train(
         variant.pop("method"),
-        data={"source": data, "imbalance": imbalance or None},
+        data={"source": args.data, "imbalance": args.imbalance or None},
         out=path,
-        backbone=backbone,
-        seed=seed,
+        backbone=args.backbone,
+        seed=args.seed,
         **variant,
     )
 
@@ -114,12 +114,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="compile the network: faster, equal up to rounding")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     args = parser.parse_args()
     out = args.out / args.setting
     for name in args.only:
-        train(name, args.data, args.imbalance, out, args.epochs, args.backbone, args.seed)
+        train(name, out, args)
         write_table(args.setting, out)
     sys.stdout.write(write_table(args.setting, out))
 

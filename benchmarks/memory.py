@@ -9,17 +9,16 @@ takes the most. One epoch shows the peak, since every epoch does the same.
 from __future__ import annotations
 
 import argparse
-import datetime
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich import print_json
 
 import longtail
 from benchmarks.loss_memory import resident_bytes
-from longtail.engine.run import device_name, write_json
+from benchmarks.measuring import about
+from longtail.engine.run import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train = {"epochs": args.epochs, "accelerator": "cpu"}
         results = longtail.train(args.method, data=args.data, out=f"{folder}/run", backbone=args.backbone, train=train)
     record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": device_name(torch.device("cpu")),
-        "torch": torch.__version__,
+        **about(),
         **{name: getattr(args, name) for name in ("method", "backbone", "epochs")},
         "data": Path(args.data).name,
         "images": {name: count for name, count in results["data"].items() if name.endswith("_images")},
@@ -48,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     print_json(data=record)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, record)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import statistics
 import tempfile
 import time
@@ -38,12 +37,13 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loss_memory import resident_bytes
+from benchmarks.measuring import about, allocating_as_others_do, ratios
 from longtail.api import make_config
 from longtail.config import Config
 from longtail.engine.evaluate import evaluate
 from longtail.engine.prepare import build_method, choose_images
 from longtail.engine.reporter import Reporter
-from longtail.engine.run import Run, device_name, write_json
+from longtail.engine.run import Run, write_json
 from longtail.engine.schedule import build_optimizer
 from longtail.engine.trainer import Trainer
 from longtail.errors import UsageError
@@ -124,6 +124,7 @@ class Reference:
             )
         self.seconds()  # warm up
 
+    @allocating_as_others_do()
     def seconds(self) -> float:
         start = now(self.device)
         for step, streams in enumerate(zip(*self.loaders.values(), strict=True)):
@@ -271,8 +272,8 @@ def measure(config: Config, watcher: Rounds) -> dict[str, Any]:
         "batch": batch,
         "forward_shapes": [list(shape) for shape in watcher.shapes],
         "images_per_second": rates | {"evaluation": evaluation},
-        "loop_over_bare": _ratios(seconds["bare"], seconds["loop"]),
-        **({"loop_over_reference": _ratios(seconds["reference"], seconds["loop"])} if "reference" in seconds else {}),
+        "loop_over_bare": ratios(seconds["bare"], seconds["loop"]),
+        **({"loop_over_reference": ratios(seconds["reference"], seconds["loop"])} if "reference" in seconds else {}),
         "evaluation_over_loop": evaluation / rates["loop"],
         "phases": {name: value / sum(watcher.phases.values()) for name, value in watcher.phases.items()},
         "flops_per_image": flops,
@@ -280,11 +281,6 @@ def measure(config: Config, watcher: Rounds) -> dict[str, Any]:
         "peak_memory_gb": peak / 1e9,
         "seconds": seconds,
     }
-
-
-def _ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def write_synthetic(path: Path, images: int, size: int = 32) -> None:
@@ -353,16 +349,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(results)
     if args.out:
         record = {
-            "date": datetime.date.today().isoformat(),
-            "machine": device_name(
-                torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
-            ),
-            "torch": torch.__version__,
+            **about("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu"),
             "threads": torch.get_num_threads(),
             "data": Path(args.data).name,
             "results": results,
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.out, record)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import compare, faces, memory, throughput
+from benchmarks import compare, faces, gpu, memory, processes, scale, startup, streaming, throughput
 from benchmarks.loss_memory import resident_bytes
 from longtail.api import make_config
 from longtail.errors import LongtailError, UsageError
@@ -114,3 +114,53 @@ def test_every_variant_compared_is_a_valid_run(name):
     train = compare.SHARED | variant.pop("train") | {"epochs": 3}
     config = make_config(variant.pop("method"), None, variant | {"train": train})
     assert (config.train.batch_size, config.train.epochs) == (64, 3)
+
+
+def test_streaming_compares_the_same_crops_and_finds_them_equal(tmp_path):
+    out = tmp_path / "streaming.json"
+    streaming.main(["--images", "24", "--batch", "4", "--workers", "1", "--rounds", "2", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert record["difference_in_levels"]["max"] <= 1
+    assert len(record["rounds"]["ours"]) == len(record["rounds"]["torchvision"]) == 2
+    assert len(record["memory_gb_at_quarters"]) == 4
+
+
+def test_a_step_is_measured_for_every_method_and_a_draw_for_every_sampler(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "METHODS", ("bcl",))
+    out = tmp_path / "scale.json"
+    scale.main(["--classes", "10", "--images", "1000", "2000", "--batch", "4", "--steps", "1", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert [row["label"] for row in record["steps"]] == [*scale.METHODS, "bce3s, uniform=off"]
+    assert [row["images"] for row in record["draws"]] == [1000, 2000]
+    assert all(row[name]["batch_ms"] > 0 for row in record["draws"] for name in scale.SAMPLERS)
+
+
+def test_startup_and_processes_run_to_the_end(tmp_path):
+    out = tmp_path / "record.json"
+    common = ["--backbone", "resnet8", "--rounds", "1", "--out", str(out)]
+    startup.main(["--data", "fashion-mnist-lt", *common])
+    assert json.loads(out.read_text())["seconds"]["fashion-mnist-lt"][0] > 0
+    processes.main(["--epochs", "2", *common])
+    assert set(json.loads(out.read_text())["images_per_second"]) == set(processes.CASES)
+
+
+def test_the_gpu_script_keeps_what_is_done_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(gpu, "NETWORKS", {"glmc": "resnet32_w64"})
+    monkeypatch.setattr(gpu, "MODES", {"eager": ()})
+    monkeypatch.setattr(gpu, "FULL_SCHEDULES", ("ce/cifar10-lt-100",))
+    data = tmp_path / "images.npz"
+    throughput.write_synthetic(data, 2000)
+    arguments = ["--data", str(data), "--small", "resnet8", "--epochs", "1", "--batch", "16", "--steps", "2"]
+    arguments += ["--rounds", "1", "--identities", "100", "--runs", str(tmp_path / "runs")]
+
+    gpu.main([*arguments, "--minutes", "0.01"])
+    assert "Call again" in capsys.readouterr().out
+    gpu.main([*arguments, "--minutes", "30"])
+    assert "All is done." in capsys.readouterr().out
+    verdicts = json.loads((tmp_path / "results" / "no_waiting.json").read_text())
+    assert verdicts["bce3s"] == "no wait"
+    (line,) = (tmp_path / "results" / "reproductions.jsonl").read_text().splitlines()
+    assert json.loads(line)["recipe"] == "ce/cifar10-lt-100"
+    gpu.main([*arguments, "--minutes", "0.01"])
+    assert capsys.readouterr().out.count("done before") == 4

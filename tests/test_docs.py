@@ -77,15 +77,98 @@ def reproductions_table() -> list[tuple[str, ...]]:
     return rows
 
 
+def throughput_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        (
+            "method, network",
+            "bare",
+            "loop",
+            "loop / bare",
+            "loop / plain loop",
+            "evaluation / loop",
+            "share of matrix peak",
+        )
+    ]
+    for r in record["results"]:
+        rate, bare, plain = r["images_per_second"], r["loop_over_bare"], r.get("loop_over_reference")
+        rows.append(
+            (
+                f"{r['method']}, {r['backbone']}",
+                f"{rate['bare']:.0f} images/s",
+                f"{rate['loop']:.0f} images/s",
+                f"{bare['median']:.2f} ({bare['min']:.2f} to {bare['max']:.2f})",
+                f"{plain['median']:.1f} ({plain['min']:.1f} to {plain['max']:.1f})" if plain else "-",
+                f"{r['evaluation_over_loop']:.1f}",
+                f"{r['utilisation']:.0%}",
+            )
+        )
+    return rows
+
+
+def phases_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    phases = list(record["results"][0]["phases"])
+    rows = [(r["method"], *(f"{r['phases'][phase]:.1%}" for phase in phases)) for r in record["results"]]
+    return [("", *phases), *rows]
+
+
+def steps_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    steps = record["steps"]
+    classes = sorted({row["classes"] for row in steps})
+    cells = {
+        (row["label"], row["classes"]): f"{row['step_ms']:.0f} ms, {row['peak_memory_gb']:.2f} GB" for row in steps
+    }
+    labels = dict.fromkeys(row["label"] for row in steps)
+    header = ("", *(f"{count:,} classes" for count in classes))
+    return [header, *((label, *(cells.get((label, count), "-") for count in classes)) for label in labels)]
+
+
+def draws_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    samplers = ("instance", "balanced", "power", "reversed")
+    rows = [
+        (
+            f"{row['images']:,}",
+            f"{row['index_seconds']:.2f} s",
+            *(f"{row[name]['batch_ms']:.3f} ms" for name in samplers),
+        )
+        for row in record["draws"]
+    ]
+    return [("images", "sorted by class once", *samplers), *rows]
+
+
+def identities_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [
+        (
+            f"{case['identities']:,}",
+            f"{case['sample']:.0%}",
+            f"{case['median_step_s']:.2f} s",
+            f"{case['peak_memory_gb']:.1f} GB",
+        )
+        for case in record["cases"]
+    ]
+    return [("identities", "of them in a step", "step", "peak memory"), *rows]
+
+
+# Tables of figures that a benchmark wrote.
+MEASURED = {
+    "throughput": throughput_table,
+    "phases": phases_table,
+    "steps": steps_table,
+    "draws": draws_table,
+    "identities": identities_table,
+}
+
+
 def fill(page: str) -> str:
     """The page with each table between `<!-- table: KIND NAME -->` and `<!-- end -->` as the code has it."""
 
     def table(match: re.Match[str]) -> str:
         head, kind, name, end = match.groups()
-        if kind == "comparison":  # written by benchmarks/compare.py
-            return head + (RESULTS / f"compare-{name}.md").read_text().partition("\n\n")[2] + end
+        if kind == "results":  # written by a benchmark
+            return head + (RESULTS / f"{name}.md").read_text().partition("\n\n")[2] + end
         sections = {"Config": Config, "DataConfig": DataConfig, "TrainConfig": TrainConfig}
-        if kind == "options":
+        if kind in MEASURED:
+            rows = MEASURED[kind](json.loads((RESULTS / f"{name}.json").read_text()))
+        elif kind == "options":
             rows = options_table(sections[name] if name in sections else method_class(name).Options)
         else:
             rows = recipes_table(name) if kind == "recipes" else reproductions_table()
