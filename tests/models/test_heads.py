@@ -32,7 +32,9 @@ def test_unit_row_classifier(features):
 
 
 @pytest.mark.parametrize(
-    "build", [LinearClassifier, partial(CosineClassifier, scale=16), UnitRowClassifier], ids=["linear", "cosine", "unit"]
+    "build",
+    [LinearClassifier, partial(CosineClassifier, scale=16), UnitRowClassifier],
+    ids=["linear", "cosine", "unit"],
 )
 def test_rows_and_bias_are_what_ranks_the_classes(build, features):
     """The scores are rows.x + bias, up to a positive factor per image."""

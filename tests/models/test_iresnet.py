@@ -81,6 +81,7 @@ def test_flip_summed_embedding_does_not_change_when_the_image_is_mirrored():
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         summed = embed_with_flip(backbone, images)
-        torch.testing.assert_close(summed, embed_with_flip(backbone, images.flip(3)), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(summed, backbone(images) + backbone(images.flip(3)), rtol=1e-4, atol=1e-5)
+        bound = 1e-5 * summed.abs().max().item()  # of an untrained network's 3e7
+        torch.testing.assert_close(summed, embed_with_flip(backbone, images.flip(3)), rtol=0, atol=bound)
+        torch.testing.assert_close(summed, backbone(images) + backbone(images.flip(3)), rtol=0, atol=bound)
         assert not torch.allclose(backbone(images), backbone(images.flip(3)), rtol=1e-2)
