@@ -4,7 +4,8 @@
     python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20 --only glmc   # some: processes may run side by side
 
 Runs that are finished are kept and those that were stopped go on, so the script can be called again at any time. Every
-call writes the table of what is finished to benchmarks/results/compare-NAME.{json,md}.
+call adds what is finished to benchmarks/results/compare-NAME.{json,md}, where runs of other machines at the same
+setting stay.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import longtail
+from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.engine.files import write_text
-from longtail.engine.run import Run, write_json
+from longtail.engine.run import Run
 from longtail.report.tables import percent
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,7 +71,7 @@ def train(name: str, out: Path, args: argparse.Namespace) -> None:
 
 def write_table(setting: str, out: Path) -> str:
     """Collect the finished runs into a JSON file and a Markdown table. Returns the table."""
-    rows = []
+    fresh = []
     for name in VARIANTS:
         path = folder(out, name)
         if (path / "results.json").exists():
@@ -77,9 +79,13 @@ def write_table(setting: str, out: Path) -> str:
             environment = json.loads(run.environment_file.read_text())
             row = {"name": name, "results": run.results(), "environment": environment}
             row["config"] = run.config().model_dump(mode="json")
-            # Where the data lay on the machine that ran is nobody's business.
-            rows.append(json.loads(json.dumps(row).replace(row["config"]["data"]["source"], setting)))
-    write_json(RESULTS / f"compare-{setting}.json", rows)
+            # Where things lay on the machine that ran is nobody's business.
+            row = json.loads(json.dumps(row).replace(row["config"]["data"]["source"], setting))
+            if row["config"]["start_from"]:
+                row["config"]["start_from"] = VARIANTS[name]["start_from"]
+            fresh.append(row)
+    rows = add_to_record(RESULTS / f"compare-{setting}.json", fresh, lambda row: row["name"], _setting)
+    rows.sort(key=lambda row: list(VARIANTS).index(row["name"]))
     lines = [f"# {setting}", ""]
     if rows:
         results, environment, config = rows[0]["results"], rows[0]["environment"], rows[0]["config"]
@@ -90,8 +96,7 @@ def write_table(setting: str, out: Path) -> str:
             f"- network: {config['backbone']}, {environment['backbone_parameters']:,} parameters; {environment['precision']}",
             f"- schedule: {epochs} epochs, batch 64, SGD with the authors' learning rate and weight decay, "
             f"one warm-up epoch, cosine; seed {config['seed']}; protocol: {results['protocol']}",
-            f"- machine: {environment['processor']}, one thread a run; {environment['date'][:10]}; "
-            f"torch {environment['packages']['torch']}; commit {(environment['git_commit'] or 'unknown')[:12]}",
+            *provenance(rows, lambda row: row["name"]),
             f"- command: `OMP_NUM_THREADS=1 python -m benchmarks.compare {setting} --data PATH --epochs {epochs}`",
             "",
             "| method | top-1 | many | medium | few | ECE |",
@@ -104,6 +109,17 @@ def write_table(setting: str, out: Path) -> str:
     text = "\n".join(lines) + "\n"
     write_text(RESULTS / f"compare-{setting}.md", text)
     return text
+
+
+def _setting(row: Row) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    config = row["config"]
+    return {
+        "images": row["results"]["data"]["subset_hash"],
+        "backbone": config["backbone"],
+        "epochs": config["train"]["epochs"],
+        "seed": config["seed"],
+    }
 
 
 def main() -> None:

@@ -6,7 +6,8 @@
 
 LFW is a folder with images.parquet, people.txt and pairs.txt. The people of folds 1 to 9 are trained on, the pairs of
 fold 10 are verified; no person is in both, which is checked. Runs that are finished are kept and those that were
-stopped go on. Every call writes what is finished to benchmarks/results/NAME.{json,md}.
+stopped go on. Every call adds what is finished to benchmarks/results/NAME.{json,md}, where runs of other machines at the
+same setting stay.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import longtail
+from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.data.verification import check_disjoint
 from longtail.engine.files import write_atomically, write_text
 from longtail.engine.run import Run, write_json
@@ -29,6 +31,7 @@ from longtail.verify import verify
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("cosface", "arcface", "uniface", "cosface_epl", "arcface_epl", "uniface_epl")
 MEASURES = {"accuracy": "accuracy", "1e-1": "TAR at FAR 1e-1", "1e-2": "TAR at FAR 1e-2"}
+DATA = "people-of-folds-1-to-9"
 PARTS = 10  # of the pairs judged: each at the threshold that the others choose
 
 
@@ -97,7 +100,7 @@ def judge(path: Path, data: Path, pairs: Path) -> None:
 
 def write_table(name: str, out: Path, seeds: Sequence[int]) -> str:
     """Collect the runs that were judged into a JSON file and a Markdown table. Returns the table."""
-    rows = []
+    fresh = []
     for method in METHODS:
         for seed in seeds:
             run = Run(out / f"{method}-seed{seed}")
@@ -105,14 +108,14 @@ def write_table(name: str, out: Path, seeds: Sequence[int]) -> str:
                 (figures,) = json.loads((run.path / "verify.json").read_text())["sets"].values()
                 environment = json.loads(run.environment_file.read_text())
                 config = run.config().model_dump(mode="json")
-                rows.append(
-                    {"method": method, "seed": seed, "figures": figures}
-                    | {"environment": environment, "config": config}
-                )
-    write_json(RESULTS / f"{name}.json", rows)
+                row = {"method": method, "seed": seed, "figures": figures, "environment": environment, "config": config}
+                # Where the data lay on the machine that ran is nobody's business.
+                fresh.append(json.loads(json.dumps(row).replace(config["data"]["source"], DATA)))
+    rows = add_to_record(RESULTS / f"{name}.json", fresh, lambda row: f"{row['method']} {row['seed']}", _same)
+    rows.sort(key=lambda row: (METHODS.index(row["method"]), row["seed"]))
     lines = ["# Faces: margin heads with and without empirical prototypes", ""]
     if rows:
-        lines += [*_setting(rows[0]), "", "| method | seeds | " + " | ".join(MEASURES.values()) + " |"]
+        lines += [*_setting(rows), "", "| method | seeds | " + " | ".join(MEASURES.values()) + " |"]
         lines.append("|---|---:" + "|---:" * len(MEASURES) + "|")
     for method in METHODS:
         if of_method := [row for row in rows if row["method"] == method]:
@@ -135,8 +138,19 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{statistics.mean(shares):.1f}" + (f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else "")
 
 
-def _setting(row: dict[str, Any]) -> list[str]:
-    environment, config, figures = row["environment"], row["config"], row["figures"]
+def _same(row: Row) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    config = row["config"]
+    return {
+        "images": row["environment"]["data"]["subset_hash"],
+        "size": config["data"]["image_size"],
+        "backbone": config["backbone"],
+        **{name: config["train"][name] for name in ("epochs", "batch_size", "lr")},
+    }
+
+
+def _setting(rows: Sequence[Row]) -> list[str]:
+    environment, config, figures = (rows[0][part] for part in ("environment", "config", "figures"))
     data, schedule = environment["data"], config["train"]
     size = config["data"]["image_size"]
     return [
@@ -149,8 +163,7 @@ def _setting(row: dict[str, Any]) -> list[str]:
         f"{environment['precision']}; embeddings of the image plus its mirror image, at the last epoch",
         f"- schedule: {schedule['epochs']} epochs, batch {schedule['batch_size']}, SGD lr {schedule['lr']:g}, x0.1 at "
         "4/7 and 6/7; margin 0.4, scale 64, k 0.7, prototypes in the loss from the 4th epoch",
-        f"- machine: {environment['processor']}; {environment['date'][:10]}; torch {environment['packages']['torch']}; "
-        f"commit {(environment['git_commit'] or 'unknown')[:12]}",
+        *provenance(rows, lambda row: f"{row['method']} {row['seed']}"),
         "- mean ± standard deviation over seeds, in %",
         "",
         "What this can show: that the six train, and how they rank, on a small set of people with few images each. "

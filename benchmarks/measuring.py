@@ -1,17 +1,22 @@
-"""What the benchmarks share: ratios of rounds that took turns, and the facts that every record starts with."""
+"""What the benchmarks share: ratios of rounds that took turns, the facts that a record starts with, records that grow."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from longtail.engine.memory import keep_freed_memory, set_thresholds
-from longtail.engine.run import device_name
+from longtail.engine.run import device_name, write_json
+from longtail.errors import UsageError
+
+Row = dict[str, Any]
 
 
 def about(device: str = "cpu") -> dict[str, Any]:
@@ -37,3 +42,37 @@ def allocating_as_others_do() -> Iterator[None]:
         yield
     finally:
         keep_freed_memory()
+
+
+def add_to_record(
+    path: Path, fresh: Sequence[Row], name: Callable[[Row], Hashable], setting: Callable[[Row], Any]
+) -> list[Row]:
+    """Write the rows of the JSON file at `path`, those made on other machines included, with the `fresh` ones added or
+    in place of those with the same `name`. Returns them.
+
+    Raises `UsageError`, with nothing written, where their `setting` differs: they would not belong in one table.
+    """
+    rows = {name(row): row for row in (*(json.loads(path.read_text()) if path.exists() else ()), *fresh)}
+    settings = {json.dumps(setting(row)) for row in rows.values()}
+    if len(settings) > 1:
+        raise UsageError(
+            f"{path} and the runs at hand differ in their settings: {' and '.join(sorted(settings))}. "
+            "Give the new table another name, or remove the old one."
+        )
+    write_json(path, list(rows.values()))
+    return list(rows.values())
+
+
+def provenance(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
+    """Lines that say on which machine, when and how the runs were made; which, where that differs between them."""
+    made: dict[str, list[str]] = {}
+    for row in rows:
+        environment = row["environment"]
+        compiled = ", network compiled" if row["config"]["train"]["compile"] else ""
+        threads = environment["threads"]
+        text = (
+            f"{environment['processor']}, {threads} thread{'s' * (threads > 1)} a run; {environment['date'][:10]}; "
+            f"torch {environment['packages']['torch']}; commit {(environment['git_commit'] or 'unknown')[:12]}{compiled}"
+        )
+        made.setdefault(text, []).append(name(row))
+    return [f"- machine: {text}" + (f" ({', '.join(names)})" if len(made) > 1 else "") for text, names in made.items()]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks import compare, faces, gpu, memory, processes, scale, startup, streaming, throughput
 from benchmarks.loss_memory import resident_bytes
+from benchmarks.measuring import add_to_record, provenance
 from longtail.api import make_config
 from longtail.errors import LongtailError, UsageError
 
@@ -116,6 +117,33 @@ def test_every_variant_compared_is_a_valid_run(name):
     assert (config.train.batch_size, config.train.epochs) == (64, 3)
 
 
+def test_a_record_keeps_the_runs_of_other_machines_and_refuses_those_of_other_settings(tmp_path):
+    def add(*rows):
+        return add_to_record(tmp_path / "record.json", rows, lambda row: row["name"], lambda row: row["epochs"])
+
+    add({"name": "ce", "epochs": 15, "top1": 1}, {"name": "bcl", "epochs": 15, "top1": 2})
+    rows = add({"name": "bcl", "epochs": 15, "top1": 3}, {"name": "glmc", "epochs": 15, "top1": 4})
+    assert {row["name"]: row["top1"] for row in rows} == {"ce": 1, "bcl": 3, "glmc": 4}
+    with pytest.raises(UsageError, match=r"record.json and the runs at hand differ in their settings: 15 and 20"):
+        add({"name": "bce3s", "epochs": 20, "top1": 5})
+    assert json.loads((tmp_path / "record.json").read_text()) == rows
+
+
+def test_a_table_says_which_run_is_from_where():
+    def row(name, compiled):
+        environment = {"processor": "P", "threads": 1, "date": "2026-11-21T00:00", "packages": {"torch": "2.13.0"}}
+        environment["git_commit"] = "0123456789abcdef"
+        return {"name": name, "environment": environment, "config": {"train": {"compile": compiled}}}
+
+    def lines(*rows):
+        return provenance(rows, lambda row: row["name"])
+
+    made = "- machine: P, 1 thread a run; 2026-11-21; torch 2.13.0; commit 0123456789ab"
+    assert lines(row("ce", False), row("bcl", False)) == [made]
+    mixed = lines(row("ce", False), row("bcl", True), row("glmc", False))
+    assert mixed == [f"{made} (ce, glmc)", f"{made}, network compiled (bcl)"]
+
+
 def test_streaming_compares_the_same_crops_and_finds_them_equal(tmp_path):
     out = tmp_path / "streaming.json"
     streaming.main(["--images", "24", "--batch", "4", "--workers", "1", "--rounds", "2", "--out", str(out)])
@@ -138,8 +166,13 @@ def test_a_step_is_measured_for_every_method_and_a_draw_for_every_sampler(tmp_pa
 def test_startup_and_processes_run_to_the_end(tmp_path):
     out = tmp_path / "record.json"
     common = ["--backbone", "resnet8", "--rounds", "1", "--out", str(out)]
-    startup.main(["--data", "fashion-mnist-lt", *common])
-    assert json.loads(out.read_text())["seconds"]["fashion-mnist-lt"][0] > 0
+    data = tmp_path / "images.npz"
+    throughput.write_synthetic(data, 200)
+    startup.main(["--data", str(data), "--pickled", *common])
+    assert {name: len(times) for name, times in json.loads(out.read_text())["seconds"].items()} == {
+        "images.npz": 1,
+        "images.npz, pickled": 1,
+    }
     processes.main(["--epochs", "2", *common])
     assert set(json.loads(out.read_text())["images_per_second"]) == set(processes.CASES)
 

@@ -40,7 +40,7 @@ def decode(raw: bytes | np.ndarray | Image.Image, channels: int, at_least: tuple
     that they would exhaust memory.
     """
     if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and raw.ndim == 3 and raw.shape[2] == channels:
-        return np.ascontiguousarray(raw)
+        return raw
     if isinstance(raw, bytes) and (pixels := _plain_jpeg(raw, channels, at_least)) is not None:
         return pixels
     try:
