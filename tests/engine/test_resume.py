@@ -197,3 +197,50 @@ def test_damaged_checkpoint(stopped, damage, message):
         longtail.resume(stopped)
     assert found.value.exit_code == 1
     assert "\n" not in str(found.value)
+
+
+# Rank 0 asks to stop; every process then saves its identities.
+SHARED_IDENTITIES = """
+import os, signal, sys
+import longtail
+from longtail.engine.reporter import Reporter
+
+class StopAt(Reporter):
+    def advance(self, steps=1):
+        if sys.argv[1] == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+data, out = sys.argv[2:]
+if sys.argv[1] == "resume":
+    longtail.resume(out)
+else:
+    train = {"epochs": 3, "batch_size": 8, "lr": 0.1, "devices": 2, "accelerator": "cpu", "precision": "fp32", "ema": 0.9}
+    options = {"start_epoch": 1}
+    data = {"source": data, "validation": 0.0}
+    longtail.train(
+        "cosface_epl", data=data, out=out, backbone="resnet8", train=train, options=options, reporter=StopAt()
+    )
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_identities_resume(photos, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SHARED_IDENTITIES)
+
+    def run(what, out):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, script, what, photos, out]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert ("Stopped by SIGTERM" in done.stderr) == (what == "stop"), done.stderr
+        assert (done.returncode == 0) == (what != "stop"), done.stderr
+
+    run("whole", tmp_path / "whole")
+    run("stop", tmp_path / "run")
+    stopped = Run.open(tmp_path / "run").load_checkpoint()
+    assert stopped["progress"]["epoch"] < 3
+    assert len(stopped["method"]["head.weight"]) == 2
+    run("resume", tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    resumed, whole = (Run.open(tmp_path / name).load_checkpoint()["method"] for name in ("run", "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in ("head.weight", "head.prototypes"))

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from loss_cases import CASES, B, C, Case, D
 from torch import Tensor
 
+from longtail.losses import distributed
 from longtail.losses.bce3s import draw_class_mask, update_class_memory
-from longtail.losses.distributed import all_gather_with_grad, world
+from longtail.losses.distributed import all_gather_with_grad, gather_rows, world
 
 RANKS = 2
 
@@ -81,3 +82,17 @@ def test_one_process_gathers_nothing() -> None:
     x = torch.randn(3, 2)
     assert world() == (0, 1)
     assert all_gather_with_grad(x) is x
+    assert gather_rows(x, 3) is x
+
+
+@pytest.mark.parametrize("count", [5, 6, 8])
+def test_rows_of_all_processes_are_put_together_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, shards = torch.randn(count, 3), []
+    for rank in range(4):
+        monkeypatch.setattr(distributed, "world", lambda rank=rank: (rank, 4))
+        first, last = distributed.part(count)
+        shards.append(whole[first:last])
+    longest = max(map(len, shards))
+    padded = torch.cat([torch.nn.functional.pad(shard, (0, 0, 0, longest - len(shard))) for shard in shards])
+    monkeypatch.setattr(distributed, "all_gather_with_grad", lambda own: padded)
+    assert gather_rows(shards[-1], count).equal(whole)

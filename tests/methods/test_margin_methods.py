@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.classes import Classes
+from longtail.engine import shards
 from longtail.errors import UsageError
 from longtail.losses import margin_head
 from longtail.losses.distributed import world
@@ -77,7 +78,7 @@ def test_a_share_of_identities_too_small_for_the_processes_is_a_wrong_request(mo
 
 
 def _train(case: Case) -> dict[str, Tensor]:
-    """Three steps, each an epoch, on this process's share, and the logits after them."""
+    """Three steps, each an epoch, on this process's share; the logits after them, and what a checkpoint would hold."""
     rank, size = world()
     method = case.build()
     images = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -92,10 +93,18 @@ def _train(case: Case) -> dict[str, Tensor]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        method.after_epoch(case.clock(epoch))
         losses.append(loss.detach())
-    state = {"losses": torch.stack(losses), "logits": method.logits(images).detach()}
-    return state | method.backbone.state_dict()
+    method.before_evaluation()
+    logits = method.logits(images).detach()
+    checkpoint = shards.whole({"method": method.state_dict(), "optimizer": optimiser.state_dict()}, method)
+    divided = shards.own(checkpoint, method)
+    for name, value in method.state_dict().items():
+        assert divided["method"][name].equal(value), name
+    for i, kept in optimiser.state_dict()["state"].items():
+        assert divided["optimizer"]["state"][i]["momentum_buffer"].equal(kept["momentum_buffer"])
+    return {"losses": torch.stack(losses), "logits": logits, **checkpoint["method"]} | {
+        f"momentum of {i}": kept["momentum_buffer"] for i, kept in checkpoint["optimizer"]["state"].items()
+    }
 
 
 def _worker(rank: int, folder: str) -> None:
@@ -117,19 +126,3 @@ def test_two_processes_that_share_the_identities_equal_one(number, ranks):
     expected = _train(CASES[number])
     for rank in ranks:
         torch.testing.assert_close(rank[number], expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("identities", [5, 6])
-def test_rows_of_all_processes_are_put_together_in_order(identities, monkeypatch):
-    monkeypatch.setattr(margin_head, "world", lambda: (0, 1))
-    torch.manual_seed(0)
-    whole = margin_head.MarginHead(identities, 3).weight
-    shards = []
-    for rank in range(4):
-        monkeypatch.setattr(margin_head, "world", lambda rank=rank: (rank, 4))
-        torch.manual_seed(0)
-        shards.append(margin_head.MarginHead(identities, 3))
-    longest = max(len(shard.weight) for shard in shards)
-    padded = torch.cat([nn.functional.pad(shard.weight, (0, 0, 0, longest - len(shard.weight))) for shard in shards])
-    monkeypatch.setattr(margin_head, "all_gather_with_grad", lambda own: padded)
-    assert shards[0].all_rows().equal(whole)

@@ -28,6 +28,7 @@ def evaluate(
     """
     training = method.training
     method.eval()
+    method.before_evaluation()
     evaluator = Evaluator(method.classes).to(next(method.parameters()).device)
     for batch in loader.evaluation(batch_size):
         images = batch.views[0]

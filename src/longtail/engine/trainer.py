@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -30,6 +31,7 @@ from .reporter import Reporter
 from .results import deployed_parameters, write_results
 from .run import Run, device_name, environment, write_json
 from .schedule import build_optimizer, learning_rate, use_bf16
+from .shards import own, own_weights, whole
 from .signals import StopRequest
 
 logger = logging.getLogger("longtail")
@@ -144,13 +146,8 @@ class Trainer:
             ) from None
 
     def _restore(self, weights: Mapping[str, Tensor]) -> None:
-        if self.method.sharded and self.fabric.world_size > 1:
-            raise UsageError(
-                f"{self.run.checkpoint_file} holds the identities of the first process only: a run of "
-                f"'{self.config.method}' on several devices cannot be resumed. Start it anew."
-            )
         try:
-            self.method.load_state_dict(weights)
+            self.method.load_state_dict(own_weights(weights, self.method))
         except RuntimeError as error:
             raise UsageError(
                 f"{self.run.checkpoint_file} does not fit {self.run.config_file.name} and the data: were they changed "
@@ -228,6 +225,7 @@ class Trainer:
         if self.train.ema is not None:
             averaged = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema), use_buffers=True)
         if resumed is not None:
+            resumed = own(resumed, self.method)
             optimizer.load_state_dict(resumed["optimizer"])
             if averaged is not None:
                 averaged.load_state_dict(resumed["averaged"])
@@ -287,6 +285,7 @@ class Trainer:
         seconds = time.perf_counter() - begun
         progress.seconds += seconds
         self.method.after_epoch(self._clock(stage, steps - 1, steps))
+        self._share_buffers()
         images = (steps - start) * self.train.batch_size
         record = {
             "stage": stage.name,
@@ -329,6 +328,14 @@ class Trainer:
         if self.averaged is not None:
             self.averaged.update_parameters(self.method)
         return terms
+
+    def _share_buffers(self) -> None:
+        """Give every process the buffers of the main one, which are saved: batch norm's are of the images each has seen."""
+        if self.fabric.world_size > 1:
+            models = [self.method] if self.averaged is None else [self.method, self.averaged.module]
+            for name, buffer in chain.from_iterable(model.named_buffers() for model in models):
+                if name not in self.method.sharded:
+                    torch.distributed.broadcast(buffer, src=0)
 
     def _mean_over_processes(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
         means = cast("dict[str, Tensor]", self.fabric.all_reduce(dict(totals)))
@@ -374,16 +381,17 @@ class Trainer:
         return scores
 
     def _save(self, between_stages: bool = False) -> None:
+        state = {
+            "method_name": self.config.method,
+            "method": self.method.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        if not between_stages:
+            state["optimizer"] = self.optimizer.state_dict()
+            if self.averaged is not None:
+                state["averaged"] = self.averaged.state_dict()
+        state = whole(state, self.method)
         if self.is_main:
-            state = {
-                "method_name": self.config.method,
-                "method": self.method.state_dict(),
-                "progress": asdict(self.progress),
-            }
-            if not between_stages:
-                state["optimizer"] = self.optimizer.state_dict()
-                if self.averaged is not None:
-                    state["averaged"] = self.averaged.state_dict()
             self.run.save_checkpoint(state)
         self.fabric.barrier()
 
@@ -409,7 +417,7 @@ def load_weights(method: Method, source: Run) -> None:
 
     Raises `UsageError` where the two runs' backbones differ.
     """
-    theirs = source.load_checkpoint()["method"]
+    theirs = own_weights(source.load_checkpoint()["method"], method)
     ours = method.state_dict()
     shared = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
     absent = [name for name in ours if name.startswith("backbone.") and name not in shared]

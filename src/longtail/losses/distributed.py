@@ -1,4 +1,4 @@
-"""Seeing the whole batch when several processes hold parts of it."""
+"""Seeing the whole when several processes hold parts of it: of a batch, or of a table of identities."""
 
 from __future__ import annotations
 
@@ -14,6 +14,25 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def part(count: int) -> tuple[int, int]:
+    """The first of `count` rows that this process holds where they are divided, and the first that it no longer does."""
+    rank, size = world()
+    return count * rank // size, count * (rank + 1) // size
+
+
+@torch.no_grad()
+def gather_rows(own: Tensor, count: int) -> Tensor:
+    """The `count` rows [count, ...] of which every process holds its `part` `own`. Every process must call it."""
+    size = world()[1]
+    if size == 1:
+        return own
+    padded = own.new_zeros(-(-count // size), *own.shape[1:])
+    padded[: len(own)] = own
+    ends = [count * rank // size for rank in range(size + 1)]
+    shards = all_gather_with_grad(padded).chunk(size)
+    return torch.cat([shard[: ends[rank + 1] - ends[rank]] for rank, shard in enumerate(shards)])
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:

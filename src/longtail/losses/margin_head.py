@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_gather_with_grad, world
+from .distributed import all_gather_with_grad, part, world
 from .margin import AngularGradient, Variant, lower, sigmoid_rows, softmax_rows, unit
 from .prototypes import Gate, update_prototypes
 
@@ -70,13 +70,13 @@ class MarginHead(nn.Module):
         super().__init__()
         self.identities, self.variant, self.epl = identities, variant, epl
         self.margin, self.scale, self.angular_gradient, self.sample = margin, scale, angular_gradient, sample
-        rank, self.world = world()
+        self.world = world()[1]
         # So few that a process may be left without any sampled identity.
         if self.world > 1 and sample < 1 and sample * identities < 64 * self.world:
             raise ValueError(
                 f"{sample:g} of {identities} identities are too few for {self.world} processes: expected 64 each"
             )
-        self.first, self.last = (identities * r // self.world for r in (rank, rank + 1))
+        self.first, self.last = part(identities)
         self.weight = nn.Parameter(_unit_rows(identities, dim, self.first, self.last))
         prototypes = _unit_rows(identities, dim, self.first, self.last) if epl else None
         self.register_buffer("prototypes", prototypes)
@@ -122,16 +122,6 @@ class MarginHead(nn.Module):
             return rows
         margin = 0.0 if self.variant == "cosface" else self.margin
         return torch.cat([rows, self._rows(x, prototypes, columns, owned, self.epl.k, margin)])
-
-    @torch.no_grad()
-    def all_rows(self) -> Tensor:
-        """The rows of `weight` of all processes, [C, D]. Every process must call it."""
-        longest = -(-self.identities // self.world)
-        padded = self.weight.new_zeros(longest, self.weight.shape[1])
-        padded[: len(self.weight)] = self.weight
-        ends = [self.identities * r // self.world for r in range(self.world + 1)]
-        shards = all_gather_with_grad(padded).chunk(self.world)
-        return torch.cat([shard[: ends[r + 1] - ends[r]] for r, shard in enumerate(shards)])
 
     def _sample(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
         """The identities of this step that this process holds, ascending and counted from `first`."""

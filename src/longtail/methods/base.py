@@ -61,8 +61,8 @@ class Method(nn.Module):
 
     Options: ClassVar[type[Options]] = Options
     deployed: ClassVar[tuple[str, ...]] = ("backbone", "classifier")
-    # Whether each process of a distributed run holds weights that the others do not.
-    sharded: ClassVar[bool] = False
+    # Parameters and buffers with a row for each class, of which each process of a distributed run holds its part.
+    sharded: ClassVar[tuple[str, ...]] = ()
     # What its authors trained with, laid over the project's defaults where no recipe says otherwise.
     train_defaults: ClassVar[Mapping[str, Any]] = {}
 
@@ -109,6 +109,10 @@ class Method(nn.Module):
 
     def after_epoch(self, clock: Clock) -> None:
         """Called after each epoch, before evaluation."""
+
+    def before_evaluation(self) -> None:
+        """Called before a pass over held-out images, on every process: what they must exchange for `logits`, which they
+        do not call equally often, is exchanged here."""
 
     def forward(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         return self.losses(batch, clock)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..classes import Classes
 from ..errors import UsageError
+from ..losses.distributed import gather_rows
 from ..losses.margin import AngularGradient, Variant, unit
 from ..losses.margin_head import Epl, MarginHead
 from ..losses.prototypes import Gate
@@ -47,7 +48,7 @@ class Margin(Method):
 
     variant: ClassVar[Variant]
     deployed = ("backbone",)
-    sharded = True
+    sharded = tuple(f"head.{name}" for name in MarginHead.local_state)
     Options = MarginOptions
     train_defaults = {
         "lr": 0.1,
@@ -76,7 +77,7 @@ class Margin(Method):
         except ValueError as error:
             raise UsageError(f"Option sample: {error}. Give a larger one, or use fewer processes.") from error
         # DistributedDataParallel looks for this name. Each process holds the rows of other identities.
-        self._ddp_params_and_buffers_to_ignore = [f"head.{name}" for name in MarginHead.local_state]
+        self._ddp_params_and_buffers_to_ignore = list(self.sharded)
 
     def stages(self) -> list[Stage]:
         return [Stage("train", {"main": Stream((self.hp.augment,))})]
@@ -96,10 +97,9 @@ class Margin(Method):
     def after_step(self, clock: Clock) -> None:
         clamp_prelu_slopes(self.backbone)
 
-    def after_epoch(self, clock: Clock) -> None:
+    def before_evaluation(self) -> None:
         if self.head.world > 1:
-            # Gathered here and not in `logits`, which processes do not call equally often.
-            self._rows = self.head.all_rows()
+            self._rows = gather_rows(self.head.weight, len(self.classes))
 
 
 class CosFace(Margin):
