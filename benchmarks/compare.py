@@ -18,8 +18,8 @@ from typing import Any
 
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
-from longtail.engine.files import write_text
 from longtail.engine.run import Run
+from longtail.files import write_text
 from longtail.report.tables import percent
 
 RESULTS = Path(__file__).parent / "results"

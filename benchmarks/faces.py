@@ -24,8 +24,8 @@ from typing import Any
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.data.verification import check_disjoint
-from longtail.engine.files import write_atomically, write_text
 from longtail.engine.run import Run, write_json
+from longtail.files import write_atomically, write_text
 from longtail.verify import verify
 
 RESULTS = Path(__file__).parent / "results"

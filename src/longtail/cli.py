@@ -308,9 +308,10 @@ def reproduce(
     import threading
 
     from .config import merge
+    from .files import append_line
     from .recipes import all_recipes
     from .report.console import LiveReporter, log_to_console
-    from .reproduce import append_result, comparison_table, run_of_seed, run_seeds, summarise
+    from .reproduce import comparison_table, run_of_seed, run_seeds, summarise
 
     log_to_console(console)
     if recipe not in all_recipes():
@@ -323,7 +324,7 @@ def reproduce(
     runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
     last = run_of_seed(recipe, seeds - 1, out)
     line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
-    append_result(line, results)
+    append_line(results, line)
     console.print(comparison_table(line))
     console.print(f"Added a line to {results}.", highlight=False)
 

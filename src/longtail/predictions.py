@@ -16,7 +16,8 @@ from torch import Tensor
 from .data.decode import CorruptImage
 from .data.sources.folder import SUFFIXES
 from .engine.deploy import Prediction, Predictor
-from .errors import LongtailError, UsageError
+from .errors import UsageError
+from .files import write_atomically
 
 logger = logging.getLogger("longtail")
 
@@ -73,16 +74,12 @@ def write_predictions(predictions: Iterable[tuple[Path, Prediction]], form: str,
     """
     if out is None:
         return _write(predictions, form, top, sys.stdout)
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+
+    def write(temporary: Path) -> int:
         with temporary.open("w", newline="") as handle:
-            count = _write(predictions, form, top, handle)
-        temporary.replace(out)
-    except OSError as error:
-        raise LongtailError(f"Cannot write {out}: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
+            return _write(predictions, form, top, handle)
+
+    return write_atomically(out, write)
 
 
 def _write(predictions: Iterable[tuple[Path, Prediction]], form: str, top: int, handle: TextIO) -> int:

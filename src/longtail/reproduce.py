@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from . import api
 from .config import merge
 from .engine.reporter import Reporter
 from .engine.run import Run
-from .errors import LongtailError
 from .recipes import find_recipe
 
 # What is summarised over seeds: a label, and where a run's results hold it.
@@ -83,16 +81,6 @@ def summarise(name: str, results: Sequence[Mapping[str, Any]], environment: Mapp
 
 def _deviation(values: Sequence[float]) -> float | None:
     return round(statistics.stdev(values), 2) if len(values) > 1 else None
-
-
-def append_result(line: Mapping[str, Any], path: Path) -> None:
-    """Add one line to the results file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise LongtailError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 def comparison_table(line: Mapping[str, Any]) -> Table:

@@ -23,11 +23,11 @@ from ..data.decode import CorruptImage, decode
 from ..data.ops import centre_crop
 from ..data.squares import to_square
 from ..errors import LongtailError, UsageError
+from ..files import write_atomically, write_text
 from ..methods import method_class
 from ..methods.base import Method
 from ..models import build_backbone
 from ..models.iresnet import embed_with_flip
-from .files import write_atomically, write_text
 
 FORMAT = 1
 Name = TypeVar("Name")

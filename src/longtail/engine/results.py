@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.images import ImageSet
+from ..files import write_atomically
 from ..losses.distributed import world
 from ..methods.base import Method
 from ..models import count_parameters
 from .deploy import FORMAT, Description, save_model
 from .evaluate import evaluate
-from .files import write_atomically
 from .prepare import Loaders, Subset
 from .run import Run, write_json
 

@@ -17,7 +17,7 @@ import torch
 
 from ..config import Config, load_yaml, save_yaml, validate
 from ..errors import LongtailError, UsageError
-from .files import write_atomically, write_text
+from ..files import append_line, write_atomically, write_text
 
 logger = logging.getLogger("longtail")
 
@@ -55,13 +55,7 @@ class Run:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one epoch's line."""
-        try:
-            with self.metrics_file.open("a") as handle:
-                handle.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise LongtailError(
-                f"Cannot write {self.metrics_file}: {error.strerror}. The last checkpoint is kept."
-            ) from error
+        append_line(self.metrics_file, record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per finished epoch, oldest first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..classes import SHOTS, Classes
 from ..errors import LongtailError, UsageError
+from ..files import write_atomically
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _CHUNK = 8192  # rows worked on together: 8192 x 8192 similarities are 256 MB
@@ -92,9 +92,7 @@ def plot_roc(curves: dict[str, Roc], path: Path) -> None:
         axes.step(curve.far[measurable], curve.tar[measurable], where="post", label=name)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    unfinished = path.with_name(f".{path.name}.tmp")
-    figure.savefig(unfinished, format="png", dpi=150)
-    os.replace(unfinished, path)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
 @dataclass(frozen=True)

@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
-from ..errors import LongtailError
+from .errors import LongtailError
+
+T = TypeVar("T")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], T]) -> T:
     """Call `write` with a temporary name beside `path`, then rename: readers see the old file or the new one, whole.
 
-    Raises `LongtailError` when the disk refuses (full, read-only); the temporary file is then removed.
+    Returns what `write` does. Raises `LongtailError` when the disk refuses (full, read-only). The temporary file is
+    removed whatever happens.
     """
     temporary = path.with_name(f".{path.name}.tmp")  # always the same, so that what a killed run left is overwritten
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
+        result = write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        return result
+    except LongtailError:
+        raise
     # torch and safetensors wrap the system's error in their own (a RuntimeError or a SafetensorError)
     except Exception as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, LongtailError):
-            raise
         raise LongtailError(
             f"Cannot write {path}: {_reason(error)}. Free some space or choose another --out."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add `record` as a line of JSON. Raises `LongtailError` when the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise LongtailError(
+            f"Cannot write {path}: {error.strerror}. Free some space: what was saved before is kept."
         ) from error
 
 
@@ -41,7 +64,3 @@ def _reason(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return str(error)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text))
