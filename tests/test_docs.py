@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -148,6 +149,14 @@ def identities_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
     return [("identities", "of them in a step", "step", "peak memory"), *rows]
 
 
+def startup_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [
+        (name, f"{median(times):.1f} s ({min(times):.1f} to {max(times):.1f})")
+        for name, times in {**record["seconds"], "`import torch` alone": record["importing_torch_seconds"]}.items()
+    ]
+    return [(record["machine"], f"median of {len(record['importing_torch_seconds'])}"), *rows]
+
+
 # Tables of figures that a benchmark wrote.
 MEASURED = {
     "throughput": throughput_table,
@@ -155,6 +164,7 @@ MEASURED = {
     "steps": steps_table,
     "draws": draws_table,
     "identities": identities_table,
+    "startup": startup_table,
 }
 
 

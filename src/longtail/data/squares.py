@@ -27,17 +27,15 @@ def to_square(pixels: np.ndarray, side: int) -> np.ndarray:
     Antialiased bilinear, and nothing at all where the size is right already.
     """
     height, width = pixels.shape[:2]
+    if height == width == side:
+        return pixels.transpose(2, 0, 1)
     short = min(height, width)
     left, top = (width - short) / 2, (height - short) / 2
-    return _resize(pixels, side, (left, top, left + short, top + short))
-
-
-def _resize(pixels: np.ndarray, side: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    if pixels.shape[:2] != (side, side):
-        channels = pixels.shape[2]
-        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box)).reshape(side, side, channels)
-    return pixels.transpose(2, 0, 1)
+    channels = pixels.shape[2]
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    box = (left, top, left + short, top + short)
+    resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
+    return resized.reshape(side, side, channels).transpose(2, 0, 1)
 
 
 class SquareReader:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import glob
 import json
 import re
+from bisect import bisect_right
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +54,7 @@ class _Rows(NamedTuple):
     """Arrow struct arrays; the position in the set of the first row of each; the file it is from, and its row there."""
 
     arrays: list[Any]
-    starts: np.ndarray
+    starts: list[int]
     places: list[tuple[Path, int]]
 
 
@@ -95,15 +97,15 @@ class ParquetSet(ImageSet):
                         arrays.append(chunk)
                         places.append((path, row))
                         row += len(chunk)
-        return _Rows(arrays, np.cumsum([0, *map(len, arrays)])[:-1], places)
+        return _Rows(arrays, list(accumulate(map(len, arrays), initial=0))[:-1], places)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_rows"}
 
     def _place(self, i: int) -> tuple[int, int]:
         """The array that holds image `i`, and its row there."""
-        which = int(np.searchsorted(self._rows.starts, i, side="right")) - 1
-        return which, i - int(self._rows.starts[which])
+        which = bisect_right(self._rows.starts, i) - 1
+        return which, i - self._rows.starts[which]
 
     def names(self) -> list[str]:
         """Each image's value in the column `name`, or where there is none, its file's name without the suffix."""
