@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from longtail.cli import run
 from longtail.models import build_backbone, count_parameters
 from longtail.models.heads import LinearClassifier
 
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

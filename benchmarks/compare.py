@@ -18,6 +18,7 @@ from typing import Any
 
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
+from longtail.cli import run
 from longtail.engine.run import Run
 from longtail.files import write_text
 from longtail.report.tables import percent
@@ -142,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

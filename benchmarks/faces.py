@@ -23,6 +23,7 @@ from typing import Any
 
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
+from longtail.cli import run
 from longtail.data.verification import check_disjoint
 from longtail.engine.run import Run, write_json
 from longtail.files import write_atomically, write_text
@@ -204,4 +205,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

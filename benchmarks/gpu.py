@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from longtail.api import make_config
+from longtail.cli import run
 from longtail.config import Config
 from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run, device_name, write_json
@@ -177,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from longtail.cli import run
 from longtail.losses.margin_head import Epl, MarginHead
 
 
@@ -88,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,6 +18,7 @@ from rich import print_json
 import longtail
 from benchmarks.loss_memory import resident_bytes
 from benchmarks.measuring import about
+from longtail.cli import run
 from longtail.engine.run import write_json
 
 
@@ -49,4 +50,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

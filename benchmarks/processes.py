@@ -24,6 +24,7 @@ from rich import print_json
 
 import longtail
 from benchmarks.measuring import about
+from longtail.cli import run
 from longtail.engine.run import write_json
 
 CASES = {"one process, one thread": (1, 1), "one process, two threads": (1, 2), "two processes": (2, 1)}
@@ -93,4 +94,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

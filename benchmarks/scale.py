@@ -28,6 +28,7 @@ from benchmarks.loss_memory import resident_bytes
 from benchmarks.measuring import about
 from benchmarks.throughput import OPTIONS
 from longtail.classes import Classes
+from longtail.cli import run
 from longtail.config import validate
 from longtail.data.samplers import ClassIndex, epoch_draws, steps_per_epoch
 from longtail.data.streams import Batch, Stream
@@ -159,4 +160,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

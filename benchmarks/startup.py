@@ -20,6 +20,7 @@ import numpy as np
 from rich import print_json
 
 from benchmarks.measuring import about
+from longtail.cli import run
 from longtail.data.images import ImageSet
 from longtail.data.sources import open_source
 from longtail.engine.run import write_json
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args(arguments)
+    for data in args.data:
+        open_source(data)  # a wrong one is told here, and not by each process that is measured
     with tempfile.TemporaryDirectory() as pickles:
         sources = {Path(data).name: data for data in args.data}
         if args.pickled:
@@ -105,4 +108,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

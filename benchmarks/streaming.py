@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.measuring import about, allocating_as_others_do, ratios
+from longtail.cli import run
 from longtail.data.augment import ResizedCrop
 from longtail.data.loaders import Loader, build_loader
 from longtail.data.sources import open_source
@@ -171,4 +172,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

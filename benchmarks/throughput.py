@@ -39,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.loss_memory import resident_bytes
 from benchmarks.measuring import about, allocating_as_others_do, ratios
 from longtail.api import make_config
+from longtail.cli import run
 from longtail.config import Config
 from longtail.engine.evaluate import evaluate
 from longtail.engine.prepare import build_method, choose_images
@@ -358,4 +359,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,12 +30,17 @@ errors = Console(stderr=True)
 
 
 def main() -> None:
-    """Run a command; end with 0, 1 (the work failed), 2 (the request was wrong) or 128 + signal.
+    """The command `longtail`."""
+    run(app)
+
+
+def run(program: Callable[[], object]) -> None:
+    """Call `program`; end with 0, 1 (the work failed), 2 (the request was wrong) or 128 + signal.
 
     What a user can mend is said in one message, without a traceback.
     """
     try:
-        app(standalone_mode=True)
+        program()
     except LongtailError as error:
         errors.print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
