@@ -21,3 +21,13 @@ def derive_seed(seed: int, *place: int | str) -> int:
 def generator(seed: int, *place: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device`, seeded for the draw at `place`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *place))
+
+
+def seed_layers(seed: int, device: torch.device) -> None:
+    """Seed the global generators that a network's layers (dropout, for one) draw from on the CPU and on `device`.
+
+    `torch.manual_seed` writes down the call stack for every other kind of device, which costs more than a small layer.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -23,7 +23,7 @@ from ..config import Config, TrainConfig, merge, validate
 from ..errors import LongtailError, UsageError, unknown_name
 from ..methods.base import Batch, Clock, Method, Stage
 from ..models import check_image_size, count_parameters
-from ..seeding import derive_seed, generator
+from ..seeding import derive_seed, generator, seed_layers
 from .evaluate import evaluate
 from .memory import keep_freed_memory
 from .prepare import Subset, build_loaders, build_method, choose_images
@@ -261,7 +261,7 @@ class Trainer:
         )
         for step, batch in enumerate(batches, start):
             clock = self._clock(stage, step, steps)
-            torch.manual_seed(derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank))
+            seed_layers(derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank), self.fabric.device)
             rate = learning_rate(self.train, epoch, step, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
