@@ -2,6 +2,7 @@
 
     python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20               # all, one after the other
     python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20 --only glmc   # some: processes may run side by side
+    python -m benchmarks.compare cifar10-jpeg --data PATH --epochs 20 --geometry    # features and classifiers measured too
 
 Runs that are finished are kept and those that were stopped go on, so the script can be called again at any time. Every
 call adds what is finished to benchmarks/results/compare-NAME.{json,md}, where runs of other machines at the same
@@ -19,7 +20,7 @@ from typing import Any
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.cli import run
-from longtail.engine.run import Run
+from longtail.engine.run import Run, write_json
 from longtail.files import write_text
 from longtail.report.tables import percent
 
@@ -40,6 +41,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bce3s: joint": BCE3S | {"options": {"contrastive": "off", "uniform": "off"}},
     "bce3s: joint+contrastive": BCE3S | {"options": {"uniform": "off"}},
     "bce3s: joint+uniform": BCE3S | {"options": {"contrastive": "off"}},
+}
+# What `longtail eval --geometry` calls the properties that BCE3S claims, on the test features.
+GEOMETRY = {
+    "compactness": "compactness",
+    "separability": "separability",
+    "alignment": "alignment",
+    "row_angle_std": "std of row angles (degrees)",
 }
 SHARED = {"batch_size": 64, "schedule": "cosine", "warmup_epochs": 1, "eval_every": 5}
 
@@ -70,6 +78,12 @@ def train(name: str, out: Path, args: argparse.Namespace) -> None:
     )
 
 
+def measure_geometry(path: Path) -> None:
+    if not (path / "geometry.json").exists():
+        measured = longtail.evaluate(path, geometry=True)["geometry"]["test"]["all"]
+        write_json(path / "geometry.json", {name: measured[name] for name in GEOMETRY})
+
+
 def write_table(setting: str, out: Path) -> str:
     """Collect the finished runs into a JSON file and a Markdown table. Returns the table."""
     fresh = []
@@ -80,6 +94,8 @@ def write_table(setting: str, out: Path) -> str:
             environment = json.loads(run.environment_file.read_text())
             row = {"name": name, "results": run.results(), "environment": environment}
             row["config"] = run.config().model_dump(mode="json")
+            if (path / "geometry.json").exists():
+                row["geometry"] = json.loads((path / "geometry.json").read_text())
             # Where things lay on the machine that ran is nobody's business.
             row = json.loads(json.dumps(row).replace(row["config"]["data"]["source"], setting))
             if row["config"]["start_from"]:
@@ -107,6 +123,11 @@ def write_table(setting: str, out: Path) -> str:
         metrics = row["results"]["metrics"]
         cells = (percent(metrics[key]) for key in ("top1", "many", "medium", "few", "ece"))
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    if measured := [row for row in rows if "geometry" in row]:
+        lines += ["", f"| method | {' | '.join(GEOMETRY.values())} |", "|---|" + "---:|" * len(GEOMETRY)]
+        for row in measured:
+            cells = (f"{row['geometry'][name]:.3f}" for name in GEOMETRY)
+            lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     write_text(RESULTS / f"compare-{setting}.md", text)
     return text
@@ -131,6 +152,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--geometry", action="store_true", help="measure what BCE3S claims of features and classifier")
     parser.add_argument("--compile", action="store_true", help="compile the network: faster, equal up to rounding")
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
@@ -138,6 +160,8 @@ def main() -> None:
     out = args.out / args.setting
     for name in args.only:
         train(name, out, args)
+        if args.geometry:
+            measure_geometry(folder(out, name))
         write_table(args.setting, out)
     sys.stdout.write(write_table(args.setting, out))
 

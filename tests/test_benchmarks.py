@@ -117,6 +117,19 @@ def test_every_variant_compared_is_a_valid_run(name):
     assert (config.train.batch_size, config.train.epochs) == (64, 3)
 
 
+def test_a_comparison_tells_scores_and_geometry_of_what_is_finished(small_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    words = ["small", "--data", small_set, "--imbalance", "0", "--epochs", "2", "--backbone", "resnet8", "--geometry"]
+    monkeypatch.setattr("sys.argv", ["compare", *words, "--only", "ce", "--out", str(tmp_path / "runs")])
+    compare.main()
+    (row,) = json.loads((tmp_path / "compare-small.json").read_text())
+    assert row["config"]["data"]["source"] == "small"
+    assert set(row["geometry"]) == set(compare.GEOMETRY)
+    text = (tmp_path / "compare-small.md").read_text()
+    assert f"| ce | {100 * row['results']['metrics']['top1']:.2f} |" in text
+    assert f"| ce | {row['geometry']['compactness']:.3f} |" in text
+
+
 def test_a_record_keeps_the_runs_of_other_machines_and_refuses_those_of_other_settings(tmp_path):
     def add(*rows):
         return add_to_record(tmp_path / "record.json", rows, lambda row: row["name"], lambda row: row["epochs"])

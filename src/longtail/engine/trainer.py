@@ -261,7 +261,9 @@ class Trainer:
         )
         for step, batch in enumerate(batches, start):
             clock = self._clock(stage, step, steps)
-            seed_layers(derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank), self.fabric.device)
+            seed_layers(
+                derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank), self.fabric.device
+            )
             rate = learning_rate(self.train, epoch, step, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
