@@ -1,7 +1,7 @@
 """Step time and peak memory of the EPL head with many identities, full and with sampled classes.
 
-    python benchmarks/identities.py                          # 10 k, 100 k and 1 M identities; needs about 20 GB
-    python benchmarks/identities.py --identities 10000 --out /tmp/identities.json
+    python -m benchmarks.identities                          # 10 k, 100 k and 1 M identities; needs about 20 GB
+    python -m benchmarks.identities --identities 10000 --out /tmp/identities.json
 
 Each case runs in a process of its own: a step is forward, backward and SGD with momentum on random embeddings, the
 prototypes being part of the loss.
@@ -15,14 +15,14 @@ import json
 import os
 import platform
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.measuring import in_own_process
 from longtail.cli import run
+from longtail.engine.run import write_json
 from longtail.losses.margin_head import Epl, MarginHead
 
 
@@ -62,19 +62,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "identities.json")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     common = {key: getattr(options, key) for key in ("batch", "dim", "steps", "device")}
     if options.case:
-        print(json.dumps(measure(**json.loads(options.case))))
+        print(json.dumps(measure(**options.case)))
         return
 
     rows = []
     for identities in options.identities:
         for sample in options.samples:
             case = {"identities": identities, "sample": sample, **common}
-            command = [sys.executable, __file__, "--case", json.dumps(case)]
-            row = {**case, **json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)}
+            row = {**case, **in_own_process("benchmarks.identities", case)}
             rows.append(row)
             print(
                 f"{identities:>9,} identities, {sample:4.0%} sampled: {1000 * row['median_step_s']:8,.0f} ms a step, "
@@ -83,9 +82,8 @@ def main() -> None:
     machine = {"platform": platform.platform(), "cpus": len(os.sched_getaffinity(0)), "torch": torch.__version__}
     if options.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    options.out.write_text(json.dumps({"date": date, "machine": machine, "cases": rows}, indent=2) + "\n")
+    write_json(options.out, {"date": date, "machine": machine, "cases": rows})
 
 
 if __name__ == "__main__":

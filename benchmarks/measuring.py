@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import statistics
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,12 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     """Of each round's `slow` over its `fast`: median, least and most."""
     each = [a / b for a, b in zip(slow, fast, strict=True)]
     return {"median": statistics.median(each), "min": min(each), "max": max(each)}
+
+
+def in_own_process(module: str, case: Mapping[str, Any]) -> Any:
+    """What the benchmark `module` prints for `--case`, as JSON: a peak of memory is that of a process."""
+    command = [sys.executable, "-m", module, "--case", json.dumps(case)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import torch
 from rich import print_json
 
 import longtail
-from benchmarks.measuring import about
+from benchmarks.measuring import about, ratios
 from longtail.cli import run
 from longtail.engine.run import write_json
 
@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **{name: getattr(args, name) for name in ("method", "backbone", "batch", "epochs")},
         "data": Path(args.data).name,
         "images_per_second": {name: statistics.median(values) for name, values in rates.items()},
-        "two_processes_over_one_thread": statistics.median(b / a for a, b in zip(one, two, strict=True)),
-        "two_processes_over_two_threads": statistics.median(b / a for a, b in zip(two_threads, two, strict=True)),
+        "two_processes_over_one_thread": ratios(two, one)["median"],
+        "two_processes_over_two_threads": ratios(two, two_threads)["median"],
         "rounds": rates,
     }
     print_json(data=record)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loss_memory import resident_bytes
-from benchmarks.measuring import about
+from benchmarks.measuring import about, in_own_process
 from benchmarks.throughput import OPTIONS
 from longtail.classes import Classes
 from longtail.cli import run
@@ -104,11 +102,6 @@ def measure_draws(images: int, batch: int, steps: int) -> dict[str, Any]:
     return result
 
 
-def in_own_process(case: dict[str, Any]) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.scale", "--case", json.dumps(case)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-
-
 def show(steps: Sequence[dict[str, Any]], draws: Sequence[dict[str, Any]]) -> None:
     console = Console()
     table = Table("method", "classes", "step ms", "images/s", "memory GB", title="one training step, tiny network")
@@ -144,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if label == "bce3s" and classes > 10_000:
                 continue
             case = {"name": name, "classes": classes, "batch": args.batch, "steps": args.steps, "options": options}
-            steps.append({"label": label, "classes": classes, **in_own_process(case)})
+            steps.append({"label": label, "classes": classes, **in_own_process("benchmarks.scale", case)})
     draws = [measure_draws(images, args.batch, 100) for images in args.images]
     show(steps, draws)
     if args.out:

@@ -16,9 +16,10 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def part(count: int) -> tuple[int, int]:
-    """The first of `count` rows that this process holds where they are divided, and the first that it no longer does."""
-    rank, size = world()
+def part(count: int, rank: int | None = None) -> tuple[int, int]:
+    """Where `count` rows are divided: the first that process `rank` (None: this one) holds, and the first after them."""
+    own, size = world()
+    rank = own if rank is None else rank
     return count * rank // size, count * (rank + 1) // size
 
 
@@ -30,9 +31,9 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
         return own
     padded = own.new_zeros(-(-count // size), *own.shape[1:])
     padded[: len(own)] = own
-    ends = [count * rank // size for rank in range(size + 1)]
     shards = all_gather_with_grad(padded).chunk(size)
-    return torch.cat([shard[: ends[rank + 1] - ends[rank]] for rank, shard in enumerate(shards)])
+    parts = (part(count, rank) for rank in range(size))
+    return torch.cat([shard[: last - first] for shard, (first, last) in zip(shards, parts, strict=True)])
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:
