@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from longtail.engine.memory import keep_freed_memory, set_thresholds
 from longtail.engine.run import device_name, write_json
 from longtail.errors import UsageError
+from longtail.memory import keep_freed_memory, set_thresholds
 
 Row = dict[str, Any]
 

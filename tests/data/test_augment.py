@@ -8,6 +8,7 @@ import torch
 
 from longtail.data import policies
 from longtail.data.augment import POLICIES, Augment, ResizedCrop, parse
+from longtail.data.draws import Draws
 from longtail.errors import UsageError
 from longtail.models.torchvision_compat import ensure_torchvision
 
@@ -58,7 +59,7 @@ def test_images_of_a_batch_get_different_policies(spec):
 def test_a_batch_equals_its_images_one_by_one():
     """Grouping by operation must not mix images up."""
     images = torch.randint(256, (64, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    operations, strengths, signs = policies.draw_rand_augment(64, 3, 7.0, torch.Generator().manual_seed(2))
+    operations, strengths, signs = policies.draw_rand_augment(Draws(64, torch.Generator().manual_seed(2)), 3, 7.0)
     together = policies.apply_policy(images, operations, strengths, signs)
     alone = [
         policies.apply_policy(images[i : i + 1], operations[i : i + 1], strengths[i : i + 1], signs[i : i + 1])
@@ -78,7 +79,7 @@ def test_auto_augment_draws_the_published_table():
     for pair, reference in zip(policies.CIFAR10, theirs, strict=True):
         assert all(r is None or r == m for (_, _, m), (_, _, r) in zip(pair, reference, strict=True))
 
-    operations, _, signs = policies.draw_auto_augment(100_000, torch.Generator().manual_seed(0))
+    operations, _, signs = policies.draw_auto_augment(Draws(100_000, torch.Generator().manual_seed(0)))
     expected = np.zeros((2, len(policies.NAMES)))
     for pair in policies.CIFAR10:
         for slot, (name, p, _) in enumerate(pair):
@@ -121,7 +122,7 @@ def test_flip_and_grey_keep_to_their_chance():
 
 def test_resized_crop_boxes_are_uniform_in_area_and_inside():
     crop = ResizedCrop(0.2, 1.0)
-    draws = crop.draw(4000, torch.Generator().manual_seed(0))
+    draws = crop.draw(Draws(4000, torch.Generator().manual_seed(0)))
     for height, width in ((200, 200), (150, 300)):
         top, left, high, wide = crop.boxes(draws, height, width).T
         assert (top >= 0).all()
@@ -140,7 +141,7 @@ def test_resized_crop_boxes_are_uniform_in_area_and_inside():
 
 def test_boxes_that_cannot_fit_fall_back_to_the_middle():
     crop = ResizedCrop(1.0, 1.0)
-    boxes = crop.boxes(crop.draw(5, torch.Generator()), 10, 100)
+    boxes = crop.boxes(crop.draw(Draws(5, torch.Generator())), 10, 100)
     assert boxes.tolist() == [[0, 43, 10, 13]] * 5
 
 

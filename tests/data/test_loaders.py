@@ -69,6 +69,16 @@ def assert_same(first, second):
                 assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize("together", [2, 3, 16])
+@pytest.mark.parametrize("start", [0, 2])
+def test_steps_augmented_together_are_those_augmented_one_by_one(monkeypatch, together, start):
+    """As on a GPU: every operation, from any step on, with a last span that is shorter."""
+    streams = STREAMS | {"policies": Stream(("autoaugment_cutout", "simaugment", "crop:1,flip,grey:0.5,blur"))}
+    one, several = build(arrays(70)), build(arrays(70))
+    monkeypatch.setattr(several, "_together", lambda batch: together)
+    assert_same(batches(one, streams, start=start), batches(several, streams, start=start))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_both_loaders_give_the_same_batches(workers):
     resident, streaming = (build(arrays(), mode=mode, workers=workers) for mode in ("resident", "streaming"))

@@ -6,7 +6,8 @@ policy, ``"simaugment"``. Operations: ``crop:padding``, ``resized_crop:low:high`
 ``randaugment:n:m`` and ``cutout:length`` (which comes last). Arguments with a default can be left out.
 
 All parameters are drawn on the CPU from the generator that is passed in: the same spec, generator state and batch size
-give the same parameters on every device, and nothing waits for the device.
+give the same parameters on every device, and nothing waits for the device. The batches of several steps can be taken
+through together, each with its own generator: a GPU is then asked for as many operations as for one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..errors import UsageError, unknown_name
 from . import ops
+from .draws import Draws
 from .policies import apply_each, apply_policy, draw_auto_augment, draw_rand_augment
 
 # name: (spec up to 64 pixels, spec above)
@@ -38,20 +40,12 @@ POLICIES = {
 }
 
 
-def _uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(batch, dtype=torch.float64, generator=generator)
-
-
-def _chance(batch: int, prob: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(batch, generator=generator) < prob
-
-
 class Op:
     """One step of a spec. Its dataclass fields are its arguments."""
 
     crops: ClassVar[bool] = False  # turns images of any size into size x size
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
         """uint8 [B, C, H, W] -> the same, or uint8 [B, C, size, size] where the operation crops."""
         raise NotImplementedError
 
@@ -63,9 +57,9 @@ class Crop(Op):
     crops: ClassVar[bool] = True
     padding: int
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
         padded = torch.nn.functional.pad(images, (self.padding,) * 4)
-        top, left = (torch.randint(side - size + 1, (len(images),), generator=generator) for side in padded.shape[-2:])
+        top, left = (draws.integers(side - size + 1) for side in padded.shape[-2:])
         return ops.crop(padded, top, left, size)
 
 
@@ -83,22 +77,22 @@ class ResizedCrop(Op):
         if not 0 < self.low <= self.high <= 1:
             raise UsageError(f"resized_crop:{self.low}:{self.high}: expected 0 < low <= high <= 1, shares of the area.")
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        boxes = self.boxes(self.draw(len(images), generator), *images.shape[-2:])
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        boxes = self.boxes(self.draw(draws), *images.shape[-2:])
         return ops.resized_crop(images, boxes, size)
 
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+    def draw(self, draws: Draws) -> Tensor:
         """Ten candidates per image, float64 [B, 10, 4]: share of the area, aspect ratio, and place in 0..1 of the free
         rows and columns. They do not depend on the image's size, so a decoder can look at them before it knows it."""
-        draws = torch.rand(batch, self.ATTEMPTS, 4, dtype=torch.float64, generator=generator)
-        draws[..., 0] = self.low + (self.high - self.low) * draws[..., 0]
-        draws[..., 1] = (4 / 3) ** (2 * draws[..., 1] - 1)
-        return draws
+        drawn = draws.uniform(self.ATTEMPTS, 4)
+        drawn[..., 0] = self.low + (self.high - self.low) * drawn[..., 0]
+        drawn[..., 1] = (4 / 3) ** (2 * drawn[..., 1] - 1)
+        return drawn
 
-    def boxes(self, draws: Tensor, height: int, width: int) -> Tensor:
+    def boxes(self, drawn: Tensor, height: int, width: int) -> Tensor:
         """The first candidate that fits into an image, or its middle: int64 [B, 4] of (top, left, height, width)."""
         # NumPy's calls cost a fraction of PyTorch's, and a streaming worker comes here for each image
-        area, ratio, row, column = np.moveaxis(draws.numpy(), 2, 0)
+        area, ratio, row, column = np.moveaxis(drawn.numpy(), 2, 0)
         high = np.sqrt(height * width * area / ratio).round()
         wide = np.sqrt(height * width * area * ratio).round()
         fits = (high > 0) & (wide > 0) & (high <= height) & (wide <= width)
@@ -113,8 +107,8 @@ class ResizedCrop(Op):
 class Flip(Op):
     prob: float = 0.5
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        return ops.flip(images, _chance(len(images), self.prob, generator))
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        return ops.flip(images, draws.chance(self.prob))
 
 
 @dataclass(frozen=True)
@@ -130,14 +124,13 @@ class Jitter(Op):
     hue: float
     prob: float = 1.0
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        batch = len(images)
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
         strengths = (self.brightness, self.contrast, self.saturation)
-        factors = [_uniform(batch, max(0.0, 1 - x), 1 + x, generator) for x in strengths]
-        factors.append(_uniform(batch, -self.hue, self.hue, generator))
+        factors = [draws.uniform(low=max(0.0, 1 - x), high=1 + x) for x in strengths]
+        factors.append(draws.uniform(low=-self.hue, high=self.hue))
         values = torch.stack(factors)
-        order = torch.rand(4, batch, generator=generator).argsort(0)
-        chosen = _chance(batch, self.prob, generator)
+        order = draws.uniform(4).argsort(1).T
+        chosen = draws.chance(self.prob)
         functions = (ops.brightness, ops.contrast, ops.colour, ops.hue if self.hue else None, None)
         for choice in order:
             value = values.gather(0, choice[None])[0]
@@ -149,8 +142,8 @@ class Jitter(Op):
 class Grey(Op):
     prob: float
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        chosen = _chance(len(images), self.prob, generator)
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        chosen = draws.chance(self.prob)
         return apply_each(images, chosen.long(), torch.zeros(len(images)), (None, ops.colour))
 
 
@@ -162,9 +155,9 @@ class Blur(Op):
     low: float = 0.1
     high: float = 2.0
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        chosen = _chance(len(images), self.prob, generator)
-        sigmas = _uniform(len(images), self.low, self.high, generator)
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        chosen = draws.chance(self.prob)
+        sigmas = draws.uniform(low=self.low, high=self.high)
         reach = round(3 * self.high)
         return apply_each(images, chosen.long(), sigmas, (None, lambda x, sigma: ops.gaussian_blur(x, sigma, reach)))
 
@@ -177,8 +170,8 @@ class AutoAugment(Op):
         if self.policy != "cifar10":
             raise unknown_name("AutoAugment policy", self.policy, ["cifar10"])
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        return apply_policy(images, *draw_auto_augment(len(images), generator))
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        return apply_policy(images, *draw_auto_augment(draws))
 
 
 @dataclass(frozen=True)
@@ -188,8 +181,8 @@ class RandAugment(Op):
     n: int
     m: float
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        return apply_policy(images, *draw_rand_augment(len(images), self.n, self.m, generator))
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        return apply_policy(images, *draw_rand_augment(draws, self.n, self.m))
 
 
 @dataclass(frozen=True)
@@ -199,8 +192,8 @@ class Cutout(Op):
 
     length: int
 
-    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        return ops.cutout(images, torch.randint(size, (len(images), 2), generator=generator), self.length)
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        return ops.cutout(images, draws.integers(size, 2), self.length)
 
 
 OPS: dict[str, type[Op]] = {
@@ -264,14 +257,18 @@ class Augment:
         self.normalise = Normalise(mean, std)
         self.size = size
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 [B, C, H, W] -> normalised float32 [B, C, size, size]. `generator` lives on the CPU."""
+    def __call__(self, images: Tensor, *generators: torch.Generator) -> Tensor:
+        """uint8 [B, C, H, W] -> normalised float32 [B, C, size, size].
+
+        `generators` live on the CPU; where there are several, the images are as many equal parts, see `Draws`.
+        """
+        draws = Draws(len(images), *generators)
         if not any(op.crops for op in self.ops):
             images = ops.centre_crop(images, self.size)
         for op in self.ops:
-            images = op(images, self.size, generator)
+            images = op(images, self.size, draws)
         out = self.normalise(images)
-        return out if self.cutout is None else self.cutout(out, self.size, generator)
+        return out if self.cutout is None else self.cutout(out, self.size, draws)
 
     def without_first(self) -> Augment:
         """The same without the first operation, for a loader that crops while decoding."""

@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import LongtailError, unknown_name
+from ..memory import return_freed_memory
 from ..seeding import generator
 from .augment import Augment, Normalise, ResizedCrop
 from .decode import CorruptImage
+from .draws import Draws
 from .images import ImageSet
 from .ops import centre_crop, send
 from .samplers import ClassIndex, epoch_draws, share, steps_per_epoch
@@ -35,6 +37,9 @@ Crops = Mapping[str, Sequence[ResizedCrop | None]]  # per stream and view: the c
 CHUNK = 64  # images that one thread decodes at a time
 # Up to this side, reading an image is mostly Python: threads would only wait for each other's turn.
 SMALL = 64
+# Steps whose images a GPU augments together, and how many bytes these may have: asking for an operation takes it longer
+# than the operation itself where images are small, and a policy asks for hundreds.
+STEPS_TOGETHER, BYTES_TOGETHER = 16, 1 << 28
 
 
 class Fetched(NamedTuple):
@@ -45,7 +50,7 @@ class Fetched(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Which places each stream shows at one step of one epoch."""
+    """Which places each stream shows in one epoch from `step` on, for one step or several."""
 
     seed: int
     epoch: int
@@ -113,24 +118,35 @@ class Loader(ABC):
             name: epoch_draws(self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch)
             for name, stream in streams.items()
         }
+        spans = list(_spans(start, self.steps(batch_size), self._together(part.stop - part.start)))
         requests = (
-            Request(seed, epoch, step, {name: draw(step)[part] for name, draw in draws.items()})
-            for step in range(start, self.steps(batch_size))
+            Request(
+                seed,
+                epoch,
+                span.start,
+                {name: torch.cat([draw(i)[part] for i in span]) for name, draw in draws.items()},
+            )
+            for span in spans
         )
         views = {
             name: [self._split(Augment(spec, self.size, self.mean, self.std)) for spec in stream.views]
             for name, stream in streams.items()
         }
         crops = {name: [crop for crop, _ in split] for name, split in views.items()}
-        for step, fetched in enumerate(self._fetch(requests, crops), start):
-            batch = {}
+        for span, fetched in zip(spans, self._fetch(requests, crops), strict=True):
+            parts = {}
             for name, (images, places) in fetched.items():
                 augmented = []
                 for view, (source, (_, augment)) in enumerate(zip(images, views[name], strict=True)):
-                    random = generator(seed, "augment", name, view, epoch, step, self.setup.rank)
-                    augmented.append(augment(send(source, self.setup.device), random))
-                batch[name] = self._batch(augmented, places)
-            yield batch
+                    random = [generator(seed, "augment", name, view, epoch, step, self.setup.rank) for step in span]
+                    augmented.append(augment(send(source, self.setup.device), *random))
+                parts[name] = self._batch(augmented, places).chunk(len(span))
+            for step in range(len(span)):
+                yield {name: batches[step] for name, batches in parts.items()}
+
+    def _together(self, batch: int) -> int:
+        """How many steps of `batch` images to fetch and augment at once."""
+        return 1
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """This process's share of all images, in order, each once, in one view: its middle, normalised."""
@@ -170,6 +186,12 @@ class ResidentLoader(Loader):
         self.skipped = skipped
         self._images = images.to(setup.device)
 
+    def _together(self, batch: int) -> int:
+        if self.setup.device.type == "cpu":
+            return 1
+        bytes_of_a_step = 4 * batch * self._images.shape[1] * self.size**2
+        return min(max(BYTES_TOGETHER // bytes_of_a_step, 1), STEPS_TOGETHER)
+
     def _fetch(
         self, requests: Iterable[Request], crops: Crops, substitute: bool = True
     ) -> Iterator[Mapping[str, Fetched]]:
@@ -206,6 +228,8 @@ class StreamingLoader(Loader):
             pin_memory=setup.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
         )
+        if setup.workers:
+            return_freed_memory()  # the workers are forked here
         for result in loaded:
             if isinstance(result, LongtailError):
                 raise result
@@ -245,12 +269,13 @@ class _Decoder(Dataset):
         """One stream's images. Adds those that cannot be read to `corrupt`, with the reason."""
         places, crops = request.places[stream].tolist(), self.crops[stream]
         random = generator(request.seed, "crop", stream, request.epoch, request.step, self.rank)
-        draws = [None if crop is None else crop.draw(len(places), random) for crop in crops]
+        draws = Draws(len(places), random)
+        boxes = [None if crop is None else crop.draw(draws) for crop in crops]
         sides = [self.reader.side if crop is None else self.reader.size for crop in crops]
         out = [np.empty((len(places), self.reader.channels, side, side), np.uint8) for side in sides]
         shown: list[int] = []
         for row, place in enumerate(places):
-            drawn = [None if draw is None else draw[row] for draw in draws]
+            drawn = [None if box is None else box[row] for box in boxes]
             for i in self._candidates(place):
                 try:
                     views = self.reader.views(i, crops, drawn)
@@ -304,6 +329,11 @@ def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[
         raise LongtailError(f"{reader.images.name}: none of its {len(positions):,} images can be read.")
     kept = np.delete(np.arange(len(positions)), rows)
     return images[torch.from_numpy(kept)], positions[kept], [reader.images.key(int(positions[row])) for row in rows]
+
+
+def _spans(start: int, end: int, length: int) -> Iterator[range]:
+    """`start` to `end` in ranges of up to `length`."""
+    return (range(first, min(first + length, end)) for first in range(start, end, length))
 
 
 def _threads(workers: int, side: int) -> int:

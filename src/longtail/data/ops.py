@@ -87,9 +87,9 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
     """Mirror left and right the images where bool `chosen` is true."""
-    rows = torch.arange(len(images)) + len(images) * chosen
-    # Whole images are copied, which for bytes is several times faster than `where`.
-    return torch.cat((images, images.flip(3))).index_select(0, send(rows, images.device))
+    mask = per_image(255 * chosen.to(torch.uint8), images, torch.uint8)
+    # (mirrored ^ image) & mask ^ image is `where`, whose bits, unlike those of `where`, are worked out a register at a time.
+    return images.flip(3).bitwise_xor_(images).bitwise_and_(mask).bitwise_xor_(images)
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .draws import Draws
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 
@@ -99,23 +100,19 @@ CIFAR10 = (
 )
 
 
-def draw_auto_augment(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def draw_auto_augment(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
     """One CIFAR-10 sub-policy per image: operations int64 [B, 2], which are places in `NAMES`, and float64 [B, 2]
     strengths (0..1) and signs."""
     table = torch.tensor([[(NAMES.index(name), p, m) for name, p, m in pair] for pair in CIFAR10], dtype=torch.float64)
-    operation, probability, magnitude = table[torch.randint(len(CIFAR10), (batch,), generator=generator)].unbind(2)
-    applied = torch.rand(batch, 2, generator=generator) < probability
-    return (operation * applied).long(), magnitude / 9, _signs(batch, 2, generator)
+    operation, probability, magnitude = table[draws.integers(len(CIFAR10))].unbind(2)
+    applied = draws.chance(probability, 2)
+    return (operation * applied).long(), magnitude / 9, draws.signs(2)
 
 
-def draw_rand_augment(batch: int, n: int, m: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def draw_rand_augment(draws: Draws, n: int, m: float) -> tuple[Tensor, Tensor, Tensor]:
     """`n` operations per image at magnitude `m` of 10, as in `draw_auto_augment`."""
-    operation = torch.randint(len(RAND_AUGMENT), (batch, n), generator=generator)
-    return operation, torch.full((batch, n), m / 10, dtype=torch.float64), _signs(batch, n, generator)
-
-
-def _signs(batch: int, n: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(2, (batch, n), generator=generator).double() * 2 - 1
+    operation = draws.integers(len(RAND_AUGMENT), n)
+    return operation, torch.full(operation.shape, m / 10, dtype=torch.float64), draws.signs(n)
 
 
 def apply_policy(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:

@@ -32,3 +32,8 @@ class Batch:
     views: tuple[Tensor, ...]
     labels: Tensor
     index: Tensor
+
+    def chunk(self, parts: int) -> list[Batch]:
+        """The same images as so many smaller batches, in order."""
+        views = zip(*(view.chunk(parts) for view in self.views), strict=True)
+        return [Batch(*part) for part in zip(views, self.labels.chunk(parts), self.index.chunk(parts), strict=True)]

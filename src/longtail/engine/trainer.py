@@ -21,11 +21,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import Config, TrainConfig, merge, validate
 from ..errors import LongtailError, UsageError, unknown_name
+from ..memory import keep_freed_memory
 from ..methods.base import Batch, Clock, Method, Stage
 from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
 from .evaluate import evaluate
-from .memory import keep_freed_memory
 from .prepare import Subset, build_loaders, build_method, choose_images
 from .reporter import Reporter
 from .results import deployed_parameters, write_results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -17,9 +18,20 @@ def keep_freed_memory() -> None:
     set_thresholds(mmap=2**30, trim=2**31 - 1)
 
 
+def return_freed_memory() -> None:
+    """Have glibc return all of that to the kernel. Before a fork: as soon as this process writes to what it kept, the
+    child would be left with a copy of its own."""
+    if (trim := _function("malloc_trim")) is not None:
+        trim(0)
+
+
 def set_thresholds(mmap: int, trim: int) -> None:
     """Bytes from which on a block is mapped for itself, and free bytes from which on the heap's end is given back."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    if (mallopt := _function("mallopt")) is not None:
         mallopt(_M_MMAP_THRESHOLD, mmap)
         mallopt(_M_TRIM_THRESHOLD, trim)
+
+
+def _function(name: str) -> Any:
+    """The C library's function of that name, None where it has none."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
