@@ -62,7 +62,7 @@ class TrainConfig(Section):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights that are then evaluated")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")
     channels_last: bool = Field(True, description="memory layout that convolutions run fastest in")
-    compile: bool = Field(False, description="torch.compile the backbone")
+    compile: bool = Field(False, description="torch.compile the backbone and the loss terms")
     deterministic: bool = Field(False, description="only deterministic kernels (CPU runs are deterministic anyway)")
     eval_every: int | None = Field(None, ge=1, description="epochs between evaluations (default: 20 over the run)")
     authors_protocol: bool = Field(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import longtail
 from longtail.api import make_config
@@ -25,6 +26,7 @@ from longtail.engine.run import Run
 from longtail.engine.trainer import Trainer
 from longtail.errors import LongtailError, UsageError
 from longtail.methods.ce import CrossEntropy
+from longtail.models import Backbone
 
 GLMC = {"finetune": "maxnorm", "finetune_epochs": 1}
 
@@ -258,6 +260,15 @@ def test_from_another_backbone(photos, tmp_path):
     train(tmp_path / "ce", photos)
     with pytest.raises(UsageError, match=r"has another backbone \(resnet8\)"):
         train(tmp_path / "other", photos, "balanced_softmax", start_from=str(tmp_path / "ce"), backbone="resnet14")
+
+
+def test_what_cannot_be_compiled_is_told_in_one_message(photos, tmp_path, monkeypatch):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr(Backbone, "compile", lambda self: nn.Module.compile(self, backend=no_compiler))
+    with pytest.raises(LongtailError, match=r"train\.compile=true.*no working C\+\+ compiler.*train\.compile=false"):
+        train(tmp_path / "run", photos, compile=True)
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, cast
@@ -118,7 +118,7 @@ class Trainer:
             self.run.path, name="", version="tensorboard", purge_step=self.progress.lines if resume else None
         )
         try:
-            with StopRequest() as self.stop:
+            with StopRequest() as self.stop, _telling_why_nothing_compiles(self.config.train.compile):
                 for stage in stages:
                     self._fit_stage(stage, state)
                     state = None
@@ -171,7 +171,7 @@ class Trainer:
         if self.config.train.channels_last:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.config.train.compile:
-            method.backbone.compile()
+            method.compile()
         return method
 
     def _describe(self, subset: Subset) -> None:
@@ -396,6 +396,24 @@ class Trainer:
         if self.is_main:
             self.run.save_checkpoint(state)
         self.fabric.barrier()
+
+
+@contextmanager
+def _telling_why_nothing_compiles(compiled: bool) -> Iterator[None]:
+    """Raise `LongtailError` where `torch.compile` fails within."""
+    if not compiled:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise LongtailError(
+            f"train.compile=true, but torch.compile failed: {reason}. It needs a C++ compiler, such as g++: install one, "
+            "or train with train.compile=false."
+        ) from error
 
 
 def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:

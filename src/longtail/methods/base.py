@@ -98,6 +98,13 @@ class Method(nn.Module):
         """Whether what is deployed gives class scores, not features alone."""
         return cls.deployed != ("backbone",)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """`torch.compile` what a step computes once its random numbers are drawn: the backbone, and `terms` where a
+        method computes its losses in a function of that name."""
+        self.backbone.compile(*args, **kwargs)
+        if (terms := getattr(self, "terms", None)) is not None:
+            self.terms = torch.compile(terms, *args, **kwargs)
+
     def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
         """Called once when a stage starts, not when it is resumed: state set here belongs in buffers.
 
