@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.loss_memory import resident_bytes
 from longtail.engine.run import device_name, write_json
 from longtail.errors import UsageError
 from longtail.memory import keep_freed_memory, set_thresholds
@@ -40,6 +42,30 @@ def in_own_process(module: str, case: Mapping[str, Any]) -> Any:
     """What the benchmark `module` prints for `--case`, as JSON: a peak of memory is that of a process."""
     command = [sys.executable, "-m", module, "--case", json.dumps(case)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def proportional_bytes(process: int) -> int:
+    """Memory of a process, of pages that it shares only its part (Linux)."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def children() -> list[int]:
+    """This process's worker processes (Linux)."""
+    own = os.getpid()
+    return list(map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()))
+
+
+def memory_gb() -> float:
+    """Memory of this process and its workers."""
+    return sum(map(proportional_bytes, (os.getpid(), *children()))) / 1e9
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most so far: on a GPU, of its memory; on a CPU, of this process, and with it what its workers have now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return (resident_bytes("VmHWM") + sum(map(proportional_bytes, children()))) / 1e9
 
 
 @contextmanager

@@ -11,7 +11,6 @@ workers included, is watched over two epochs.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from rich import print_json
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.measuring import about, allocating_as_others_do, ratios
+from benchmarks.measuring import about, allocating_as_others_do, memory_gb, ratios
 from longtail.api import make_config
 from longtail.cli import run
 from longtail.data.augment import ResizedCrop
@@ -110,17 +109,6 @@ def differences(folder: Path, size: int, count: int) -> dict[str, float]:
         levels.append(np.abs(ours.astype(int) - theirs))
     every = np.stack(levels)
     return {"mean": float(every.mean()), "share_over_1": float((every > 1).mean()), "max": float(every.max())}
-
-
-def memory_gb() -> float:
-    """Memory of this process and its children, pages that they share counted once (Linux)."""
-    own = os.getpid()
-    children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
-    kilobytes = 0
-    for process in (str(own), *children):
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kilobytes * 1024 / 1e9
 
 
 class MemoryAtQuarters(Reporter):

@@ -12,12 +12,13 @@ Short rounds take turns in one process, so that whatever else the machine does s
 
 Ratios are those of the rounds: the median, the smallest and the largest. Before the rounds, one is run to warm up; after
 them, one with a stopwatch at every phase. Rates count the images of a batch once, however many views are made of them.
+The peak memory of each is that of a process of its own, which takes a few steps of nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import json
 import statistics
 import tempfile
 import time
@@ -36,20 +37,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loss_memory import resident_bytes
-from benchmarks.measuring import about, allocating_as_others_do, ratios
+from benchmarks.measuring import about, allocating_as_others_do, in_own_process, peak_memory_gb, ratios
 from longtail.api import make_config
 from longtail.cli import run
-from longtail.config import Config
+from longtail.config import Config, validate
+from longtail.engine.deploy import Preprocessing
 from longtail.engine.evaluate import evaluate
 from longtail.engine.prepare import build_method, choose_images
 from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run, write_json
-from longtail.engine.schedule import build_optimizer
+from longtail.engine.schedule import build_optimizer, use_bf16
 from longtail.engine.trainer import Trainer
 from longtail.errors import UsageError
 from longtail.methods.base import Batch, Clock
-from longtail.models import count_parameters
+from longtail.models import build_backbone, count_parameters
 from longtail.models.heads import LinearClassifier
 from longtail.models.torchvision_compat import ensure_torchvision
 
@@ -67,20 +68,21 @@ def now(device: torch.device) -> float:
 class Bare:
     """The network that a trainer trains, without anything around it: random images, one linear classifier."""
 
-    def __init__(self, trainer: Trainer, shapes: Sequence[torch.Size]) -> None:
+    def __init__(self, config: Config, classes: int, shapes: Sequence[Sequence[int]], device: torch.device) -> None:
         """`shapes`: of the images of each forward pass of a step."""
-        self.device = trainer.fabric.device
-        backbone = copy.deepcopy(trainer.method.backbone).train()
-        classes = len(trainer.method.classes)
-        self.backbone, self.head = backbone, LinearClassifier(backbone.dim, classes).to(self.device)
-        self.optimiser = build_optimizer(trainer.train, [*backbone.parameters(), *self.head.parameters()])
-        layout = torch.channels_last if trainer.train.channels_last else torch.contiguous_format
-        self.images = [torch.randn(shape, device=self.device).to(memory_format=layout) for shape in shapes]
-        self.labels = torch.randint(classes, (sum(shape[0] for shape in shapes),), device=self.device)
+        train, self.device = config.train, device
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        _, channels, _, size = shapes[0]
+        backbone = build_backbone(config.backbone, channels, image_size=size).to(device, memory_format=layout).train()  # type: ignore[call-overload]
+        backbone.precision = torch.bfloat16 if use_bf16(train, device) else None
+        self.backbone, self.head = backbone, LinearClassifier(backbone.dim, classes).to(device)
+        self.optimiser = build_optimizer(train, [*backbone.parameters(), *self.head.parameters()])
+        self.images = [torch.randn(tuple(shape), device=device).to(memory_format=layout) for shape in shapes]
+        self.labels = torch.randint(classes, (sum(shape[0] for shape in shapes),), device=device)
         with FlopCounterMode(display=False) as counter:
             self.step()
         self.flops = counter.get_total_flops()
-        if trainer.train.compile:
+        if train.compile:
             backbone.compile()
         self.seconds(2)  # warm up
 
@@ -104,20 +106,22 @@ class Reference:
     Images are decoded beforehand, as in CIFAR's files. Workers sleep between the rounds.
     """
 
-    def __init__(self, trainer: Trainer, steps: int, workers: int) -> None:
-        config, self.device, batch = trainer.config, trainer.fabric.device, trainer.train.batch_size
-        preprocessing = trainer.loaders.preprocessing
-        self.method = build_method(config, trainer.method.classes, preprocessing.channels).to(self.device).train()
+    def __init__(
+        self, config: Config, preprocessing: Preprocessing, device: torch.device, steps: int, workers: int
+    ) -> None:
+        batch, self.device = config.train.batch_size, device
+        subset = choose_images(config.data, config.seed)
+        self.method = build_method(config, subset.classes, preprocessing.channels).to(device).train()
         backbone, forward = self.method.backbone, self.method.backbone.forward
         backbone.forward = lambda images: torch.cat([forward(view) for view in images.split(batch)])  # type: ignore[method-assign]
-        self.optimiser = build_optimizer(trainer.train, self.method.parameters())
-        train = choose_images(config.data, config.seed).train
+        self.optimiser = build_optimizer(config.train, self.method.parameters())
+        train = subset.train
         positions = range(min(len(train), 4096))
         images = [Image.fromarray(train.image(i, preprocessing.channels).squeeze()) for i in positions]
         self.stage = self.method.stages()[0]
         self.loaders = {}
         for name, stream in self.stage.streams.items():
-            views = [_transform(spec, trainer.loaders.train.size, preprocessing) for spec in stream.views]
+            views = [_transform(spec, preprocessing.image_size, preprocessing) for spec in stream.views]
             data = _Views(images, train.labels, views)
             sampler = RandomSampler(data, replacement=True, num_samples=steps * batch)
             self.loaders[name] = DataLoader(
@@ -152,7 +156,7 @@ class _Views(Dataset):
         return tuple(view(self.images[i]) for view in self.views), int(self.labels[i]), i
 
 
-def _transform(spec: str, size: int, preprocessing: Any) -> Any:
+def _transform(spec: str, size: int, preprocessing: Preprocessing) -> Any:
     """torchvision's transforms for one of the methods' specs, at the size of CIFAR."""
     ensure_torchvision()
     from torchvision import transforms as t
@@ -203,9 +207,10 @@ class Rounds(Reporter):
         if step:
             return
         if round_ == 1:
-            self.bare = Bare(self.trainer, self.shapes)
+            config, preprocessing = self.trainer.config, self.trainer.loaders.preprocessing
+            self.bare = Bare(config, len(self.trainer.method.classes), self.shapes, self.device)
             if self.workers is not None:
-                self.reference = Reference(self.trainer, self.steps, self.workers)
+                self.reference = Reference(config, preprocessing, self.device, self.steps, self.workers)
                 self.seconds["reference"] = []
         elif round_ <= self.rounds + 1:
             self.seconds["loop"].append(now(self.device) - self.start)
@@ -248,8 +253,6 @@ def measure(config: Config, watcher: Rounds) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = watcher.trainer = Trainer(config, Run(Path(folder)), watcher)
         device, batch = trainer.fabric.device, config.train.batch_size
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         with suppress(Finished):
             trainer.fit()
     held_out = next(iter(trainer.loaders.held_out.values()))
@@ -260,11 +263,15 @@ def measure(config: Config, watcher: Rounds) -> dict[str, Any]:
     precision, seconds = trainer.method.backbone.precision or torch.float32, watcher.seconds
     rates = {name: watcher.steps * batch / statistics.median(times) for name, times in seconds.items()}
     flops = watcher.bare.flops / batch
-    peak = (
-        torch.cuda.max_memory_allocated(device)
-        if device.type == "cuda"
-        else resident_bytes("VmHWM")  # of the process, earlier methods included
-    )
+    case = {
+        "config": config.model_dump(mode="json"),
+        "classes": len(trainer.method.classes),
+        "shapes": [list(shape) for shape in watcher.shapes],
+        "preprocessing": trainer.loaders.preprocessing.model_dump(mode="json"),
+        "device": str(device),
+        "workers": watcher.workers,
+        "threads": torch.get_num_threads(),
+    }
     return {
         "method": config.method,
         "backbone": config.backbone,
@@ -279,9 +286,34 @@ def measure(config: Config, watcher: Rounds) -> dict[str, Any]:
         "phases": {name: value / sum(watcher.phases.values()) for name, value in watcher.phases.items()},
         "flops_per_image": flops,
         "utilisation": flops * rates["loop"] / matrix_peak(device, precision),
-        "peak_memory_gb": peak / 1e9,
+        "peak_memory_gb": {part: in_own_process("benchmarks.throughput", case | {"part": part}) for part in seconds},
         "seconds": seconds,
     }
+
+
+def peak_memory_of(case: dict[str, Any], steps: int = 5) -> float:
+    """GB that a process takes which does this part and nothing else, what it imports included."""
+    torch.set_num_threads(case["threads"])
+    config, device = validate(Config, case["config"], "case"), torch.device(case["device"])
+    if case["part"] == "loop":
+        with tempfile.TemporaryDirectory() as folder, suppress(Finished):
+            Trainer(config, Run(Path(folder)), StopAfter(steps)).fit()
+    elif case["part"] == "bare":
+        Bare(config, case["classes"], case["shapes"], device).seconds(steps)
+    else:
+        preprocessing = validate(Preprocessing, case["preprocessing"], "case")
+        Reference(config, preprocessing, device, steps, case["workers"]).seconds()
+    return peak_memory_gb(device)
+
+
+class StopAfter(Reporter):
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, steps: int = 1) -> None:
+        self.left -= steps
+        if self.left <= 0:
+            raise Finished
 
 
 def write_synthetic(path: Path, images: int, size: int = 32) -> None:
@@ -297,7 +329,7 @@ def write_synthetic(path: Path, images: int, size: int = 32) -> None:
 def show(results: Sequence[dict[str, Any]]) -> None:
     title = f"training {results[0]['backbone']} in {results[0]['precision']}, images/s"
     table = Table("", "bare", "loop", "loop/bare (min-max)", title=title)
-    for name in ("ref.", "loop/ref.", "eval.", "peak"):
+    for name in ("ref.", "loop/ref.", "eval.", "peak", "GB"):
         table.add_column(name)
     for r in results:
         rate, ratio, reference = r["images_per_second"], r["loop_over_bare"], r.get("loop_over_reference")
@@ -310,6 +342,7 @@ def show(results: Sequence[dict[str, Any]]) -> None:
             f"{reference['median']:.1f}" if reference else "",
             f"{rate['evaluation']:.0f}",
             f"{r['utilisation']:.0%}",
+            ", ".join(f"{part} {gb:.1f}" for part, gb in r["peak_memory_gb"].items()),
         )
     console = Console()
     console.print(table)
@@ -332,7 +365,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference", action="store_true", help="run the plain loop too")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of the plain loop, per stream")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # see `peak_memory_of`
     args = parser.parse_args(arguments)
+    if args.case is not None:
+        print(peak_memory_of(args.case))
+        return
     if args.threads:
         torch.set_num_threads(args.threads)
 
