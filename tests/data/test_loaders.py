@@ -77,6 +77,10 @@ def test_steps_augmented_together_are_those_augmented_one_by_one(monkeypatch, to
     one, several = build(arrays(70)), build(arrays(70))
     monkeypatch.setattr(several, "_together", lambda batch: together)
     assert_same(batches(one, streams, start=start), batches(several, streams, start=start))
+    for name in ("labels", "index"):
+        assert torch.equal(*(torch.cat([getattr(b, name) for b in loader.evaluation(8)]) for loader in (one, several)))
+    assert torch.equal(*(torch.cat([b.views[0] for b in loader.evaluation(8)]) for loader in (one, several)))
+    assert len(next(several.evaluation(8)).labels) == min(8 * together, 70)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

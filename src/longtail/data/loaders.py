@@ -149,12 +149,14 @@ class Loader(ABC):
         return 1
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """This process's share of all images, in order, each once, in one view: its middle, normalised."""
+        """This process's share of all images, in order, each once, in one view: its middle, normalised.
+
+        A GPU gets as many of them in a batch as it augments together: they need no gradients.
+        """
         rank, world_size = self.setup.rank, self.setup.world_size
         first, end = (len(self.labels) * part // world_size for part in (rank, rank + 1))
-        requests = (
-            Request(0, 0, step, {"": places}) for step, places in enumerate(torch.arange(first, end).split(batch_size))
-        )
+        batches = torch.arange(first, end).split(batch_size * self._together(batch_size))
+        requests = (Request(0, 0, step, {"": places}) for step, places in enumerate(batches))
         for fetched in self._fetch(requests, {"": [None]}, substitute=False):
             (source,), places = fetched[""]
             if len(places):

@@ -12,32 +12,42 @@ from ..data.loaders import Loader
 from ..evaluation.accuracy import Evaluator
 from ..methods.base import Method
 
+Seen = Callable[[Tensor, Tensor, Tensor], None]
 
-@torch.inference_mode()
-def evaluate(
-    method: Method,
-    loader: Loader,
-    batch_size: int,
-    flip: bool = False,
-    seen: Callable[[Tensor, Tensor, Tensor], None] | None = None,
-) -> dict[str, Any]:
+
+def evaluate(method: Method, loader: Loader, batch_size: int, seen: Seen | None = None) -> dict[str, Any]:
     """Metrics of `method` on every image of `loader`, gathered over processes.
 
-    `flip` averages the logits of each image and its mirror (part of some authors' protocol, never the headline).
     `seen` is handed each batch's index [B], labels [B] and logits [B, C] on this process.
     """
+    return _evaluate(method, loader, batch_size, seen=seen)[0]
+
+
+def evaluate_flipped(method: Method, loader: Loader, batch_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same, and with the logits of each image and its mirror averaged (part of some authors' protocol, never the
+    headline)."""
+    plain, flipped = _evaluate(method, loader, batch_size, flip=True)
+    return plain, flipped
+
+
+@torch.inference_mode()
+def _evaluate(
+    method: Method, loader: Loader, batch_size: int, flip: bool = False, seen: Seen | None = None
+) -> list[dict[str, Any]]:
     training = method.training
     method.eval()
     method.before_evaluation()
-    evaluator = Evaluator(method.classes).to(next(method.parameters()).device)
+    device = next(method.parameters()).device
+    evaluators = [Evaluator(method.classes).to(device) for _ in range(1 + flip)]
     for batch in loader.evaluation(batch_size):
         images = batch.views[0]
         logits = method.logits(images)
+        evaluators[0].update(logits, batch.labels)
         if flip:
-            logits = (logits + method.logits(images.flip(-1))) / 2
-        evaluator.update(logits, batch.labels)
+            evaluators[1].update((logits + method.logits(images.flip(-1))) / 2, batch.labels)
         if seen is not None:
             seen(batch.index, batch.labels, logits)
     method.train(training)
-    evaluator.reduce()
-    return evaluator.compute()
+    for evaluator in evaluators:
+        evaluator.reduce()
+    return [evaluator.compute() for evaluator in evaluators]

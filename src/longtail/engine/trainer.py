@@ -25,7 +25,7 @@ from ..memory import keep_freed_memory
 from ..methods.base import Batch, Clock, Method, Stage
 from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
-from .evaluate import evaluate
+from .evaluate import evaluate, evaluate_flipped
 from .prepare import Subset, build_loaders, build_method, choose_images
 from .reporter import Reporter
 from .results import deployed_parameters, write_results
@@ -369,15 +369,15 @@ class Trainer:
         due = (epoch + 1) % every == 0 or epoch + 1 == train.epochs
         model = cast(Method, self.averaged.module) if self.averaged is not None else self.method
         watched = [name for name in ("val", "test") if name in held_out][:1] if due else []
-        if train.authors_protocol and "test" in held_out:
-            watched = sorted({*watched, "test"})
+        authors = train.authors_protocol and "test" in held_out
         scores: dict[str, Any] = {}
         for name in watched:
-            scores[name] = _summary(evaluate(model, held_out[name], train.batch_size))
-        if train.authors_protocol and "test" in held_out:
-            flipped = evaluate(model, held_out["test"], train.batch_size, flip=True)
-            scores["test_flip"] = _summary(flipped)
-            for name in ("test", "test_flip"):
+            if not (authors and name == "test"):
+                scores[name] = _summary(evaluate(model, held_out[name], train.batch_size))
+        if authors:
+            both = evaluate_flipped(model, held_out["test"], train.batch_size)
+            for name, metrics in zip(("test", "test_flip"), both, strict=True):
+                scores[name] = _summary(metrics)
                 if scores[name]["top1"] > self.progress.best.get(name, {"top1": -1.0})["top1"]:
                     self.progress.best[name] = {"top1": scores[name]["top1"], "line": self.progress.lines}
         return scores

@@ -38,6 +38,6 @@ class Backbone(nn.Module):
         """As `nn.Module.compile`, with what makes it pay on a CPU where the backbone is on one."""
         if next(self.parameters()).device.type == "cpu":
             make_fusable(self)
-            # Where a vector is half full, as with 16 channels, loops that write over their input take twice as long.
+            # Where vectors are half full, as with 16 channels, loops that write over their input are far slower.
             kwargs = {"options": {"inplace_buffers": False}, **kwargs}
         super().compile(*args, **kwargs)
