@@ -1,19 +1,16 @@
-"""Training steps per second in float32 NCHW against bf16 channels-last, alternating in one run.
+"""Training steps per second in float32 NCHW, in bf16 channels-last, and in that compiled, in turns in one run.
 
-    python benchmarks/backbone_precision.py resnet32 resnet32_w64 --out benchmarks/results/backbone_precision.json
+    python -m benchmarks.backbone_precision resnet32 resnet32_w64 --out benchmarks/results/backbone_precision.json
 
-The two settings take turns, so that whatever else the machine does slows both; the figure to read is the ratio of
-medians.
+The settings take turns, so that whatever else the machine does slows all of them; the figures to read are the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.measuring import about, ratios
 from longtail.cli import run
+from longtail.engine.run import write_json
+from longtail.memory import keep_freed_memory
 from longtail.models import build_backbone, count_parameters
 from longtail.models.heads import LinearClassifier
 
+PLAIN = "fp32 NCHW"
+SETTINGS = {  # name: (bf16 and channels-last, compiled)
+    PLAIN: (False, False),
+    "bf16 channels-last": (True, False),
+    "bf16 channels-last, compiled": (True, True),
+}
+
 
 class Setting:
-    """A network, its optimiser and a batch of random images on `device`, in one precision and memory layout."""
+    """A network, its optimiser and a batch of random images on `device`."""
 
-    def __init__(self, name: str, device: torch.device, batch: int, size: int, fast: bool) -> None:
+    def __init__(self, name: str, device: torch.device, batch: int, size: int, fast: bool, compiled: bool) -> None:
         torch.manual_seed(0)
         backbone = build_backbone(name)
         layout = torch.channels_last if fast else torch.contiguous_format
@@ -38,6 +45,8 @@ class Setting:
         self.device = device
         self.model = nn.Sequential(backbone, LinearClassifier(backbone.dim, 10)).to(device)
         self.model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs miss this form
+        if compiled:
+            backbone.compile()
         self.optimiser = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         self.images: Tensor = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
         self.labels = torch.randint(10, (batch,), device=device)
@@ -54,34 +63,23 @@ class Setting:
 
 
 def measure(name: str, device: torch.device, batch: int, size: int, steps: int, rounds: int) -> dict[str, Any]:
-    exact, fast = (Setting(name, device, batch, size, fast) for fast in (False, True))
-    for setting in (exact, fast):
+    settings = {label: Setting(name, device, batch, size, *flags) for label, flags in SETTINGS.items()}
+    for setting in settings.values():
         setting.images_per_second(2)  # warm up
-    rates = [(exact.images_per_second(steps), fast.images_per_second(steps)) for _ in range(rounds)]
-    medians = [statistics.median(side) for side in zip(*rates, strict=True)]
+    rates: dict[str, list[float]] = {label: [] for label in settings}
+    for _ in range(rounds):
+        for label, setting in settings.items():
+            rates[label].append(setting.images_per_second(steps))
     return {
         "backbone": name,
-        "parameters": count_parameters(exact.model),
-        "fp32_nchw": medians[0],
-        "bf16_channels_last": medians[1],
-        "ratio_of_medians": medians[1] / medians[0],
+        "parameters": count_parameters(settings[PLAIN].model),
+        "images_per_second": {label: statistics.median(turns) for label, turns in rates.items()},
+        f"over {PLAIN}": {label: ratios(turns, rates[PLAIN]) for label, turns in rates.items()},
         "rounds": rates,
     }
 
 
-def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = [line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")]
-    return f"{model[0] if model else platform.processor()}, {torch.get_num_threads()} threads"
-
-
-def _cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbones", nargs="*", default=["resnet32", "resnet32_w64"])
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
@@ -90,25 +88,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="training steps a turn")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each setting")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
+    if args.device.type == "cpu":
+        keep_freed_memory()  # as the trainer does
     results = [measure(n, args.device, args.batch, args.size, args.steps, args.rounds) for n in args.backbones]
-    table = Table("backbone", "parameters", "fp32 NCHW", "bf16 channels-last", "ratio", title="training, images/s")
+    table = Table("backbone", "parameters", *SETTINGS, title="training, images/s (times fp32 NCHW)")
     for r in results:
-        rates = (f"{r['fp32_nchw']:.0f}", f"{r['bf16_channels_last']:.0f}", f"{r['ratio_of_medians']:.2f}")
-        table.add_row(r["backbone"], f"{r['parameters']:,}", *rates)
+        over = r[f"over {PLAIN}"]
+        cells = [f"{rate:.0f} ({over[label]['median']:.2f})" for label, rate in r["images_per_second"].items()]
+        table.add_row(r["backbone"], f"{r['parameters']:,}", *cells)
     Console().print(table)
     if args.out:
         record = {
-            "date": datetime.date.today().isoformat(),
-            "machine": machine(args.device),
-            "torch": torch.__version__,
-            "batch": args.batch,
-            "size": args.size,
+            **about(args.device.type),
+            "threads": torch.get_num_threads(),
+            **{name: getattr(args, name) for name in ("batch", "size")},
             "results": results,
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

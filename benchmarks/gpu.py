@@ -75,8 +75,9 @@ def reproduced(recipe: str, data: str, runs: Path, epochs: int | None = None) ->
 
     def run(minutes: float) -> bool:
         shorter = () if epochs is None else ("--epochs", epochs)
+        compiled = ("--set", "train.compile=true") if DEVICE == "cuda" else ()
         options = ("--data", data, "--seeds", 1, "--out", runs, "--results", results, "--minutes", minutes - 0.5)
-        subprocess.run(command("longtail", "reproduce", recipe, *options, *shorter))
+        subprocess.run(command("longtail", "reproduce", recipe, *options, *shorter, *compiled))
         return is_done()
 
     return Part(f"reproduce {recipe}", 1.5, run, is_done)

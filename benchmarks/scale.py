@@ -31,6 +31,7 @@ from longtail.config import validate
 from longtail.data.samplers import ClassIndex, epoch_draws, steps_per_epoch
 from longtail.data.streams import Batch, Stream
 from longtail.engine.run import write_json
+from longtail.memory import keep_freed_memory
 from longtail.methods import method_class
 from longtail.methods.base import Clock
 from longtail.models import build_backbone
@@ -49,6 +50,7 @@ def long_tail(classes: int, largest: int = 1000, imbalance: float = 100) -> np.n
 
 def measure_step(name: str, classes: int, batch: int, steps: int, options: dict[str, Any]) -> dict[str, float]:
     """Median milliseconds of a step, and this process's peak memory beyond that of the imports."""
+    keep_freed_memory()  # as the trainer does
     before = resident_bytes("VmRSS")
     torch.manual_seed(0)
     counts = long_tail(classes)

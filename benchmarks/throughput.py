@@ -329,7 +329,7 @@ def write_synthetic(path: Path, images: int, size: int = 32) -> None:
 def show(results: Sequence[dict[str, Any]]) -> None:
     title = f"training {results[0]['backbone']} in {results[0]['precision']}, images/s"
     table = Table("", "bare", "loop", "loop/bare (min-max)", title=title)
-    for name in ("ref.", "loop/ref.", "eval.", "peak", "GB"):
+    for name in ("ref.", "loop/ref.", "eval.", "peak"):
         table.add_column(name)
     for r in results:
         rate, ratio, reference = r["images_per_second"], r["loop_over_bare"], r.get("loop_over_reference")
@@ -342,12 +342,13 @@ def show(results: Sequence[dict[str, Any]]) -> None:
             f"{reference['median']:.1f}" if reference else "",
             f"{rate['evaluation']:.0f}",
             f"{r['utilisation']:.0%}",
-            ", ".join(f"{part} {gb:.1f}" for part, gb in r["peak_memory_gb"].items()),
         )
     console = Console()
     console.print(table)
     for r in results:
-        console.print(f"{r['method']}: " + ", ".join(f"{name} {share:.1%}" for name, share in r["phases"].items()))
+        phases = ", ".join(f"{name} {share:.1%}" for name, share in r["phases"].items())
+        memory = ", ".join(f"{part} {gb:.2f} GB" for part, gb in r["peak_memory_gb"].items())
+        console.print(f"{r['method']}: {phases}; peak memory: {memory}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

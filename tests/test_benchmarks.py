@@ -47,7 +47,9 @@ def test_reference_loop_takes_turns_with_the_others(measured):
     assert [result["loop_over_reference"][key] for key in ("min", "max")] == pytest.approx(ratios)
     assert result["peak_memory_gb"].keys() == result["seconds"].keys()
     # each has imported PyTorch; the bare network of 8 small images takes little more
-    assert 0.1 < result["peak_memory_gb"]["bare"] < min(result["peak_memory_gb"][part] for part in ("loop", "reference"))
+    assert (
+        0.1 < result["peak_memory_gb"]["bare"] < min(result["peak_memory_gb"][part] for part in ("loop", "reference"))
+    )
     assert sum(result["phases"].values()) == pytest.approx(1)
     assert len(result["phases"]) == 5
 

@@ -79,37 +79,44 @@ def reproductions_table() -> list[tuple[str, ...]]:
 
 
 def throughput_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [
-        (
-            "method, network",
-            "bare",
-            "loop",
-            "loop / bare",
-            "loop / plain loop",
-            "evaluation / loop",
-            "share of matrix peak",
-        )
-    ]
+    header = ["method, network", "bare", "loop", "loop / bare", "loop / plain loop", "evaluation / loop"]
+    header += ["share of matrix peak"]
+    # Records until 2026-11-21 have one figure, of a process that ran everything.
+    has_memory = isinstance(record["results"][0]["peak_memory_gb"], dict)
+    rows = [(*header, "peak memory") if has_memory else tuple(header)]
     for r in record["results"]:
         rate, bare, plain = r["images_per_second"], r["loop_over_bare"], r.get("loop_over_reference")
-        rows.append(
-            (
-                f"{r['method']}, {r['backbone']}",
-                f"{rate['bare']:.0f} images/s",
-                f"{rate['loop']:.0f} images/s",
-                f"{bare['median']:.2f} ({bare['min']:.2f} to {bare['max']:.2f})",
-                f"{plain['median']:.1f} ({plain['min']:.1f} to {plain['max']:.1f})" if plain else "-",
-                f"{r['evaluation_over_loop']:.1f}",
-                f"{r['utilisation']:.0%}",
-            )
+        cells = (
+            f"{r['method']}, {r['backbone']}",
+            f"{rate['bare']:.0f} images/s",
+            f"{rate['loop']:.0f} images/s",
+            f"{bare['median']:.2f} ({bare['min']:.2f} to {bare['max']:.2f})",
+            f"{plain['median']:.1f} ({plain['min']:.1f} to {plain['max']:.1f})" if plain else "-",
+            f"{r['evaluation_over_loop']:.1f}",
+            f"{r['utilisation']:.0%}",
         )
+        rows.append((*cells, peak_memory(r["peak_memory_gb"])) if has_memory else cells)
     return rows
+
+
+def peak_memory(gb: dict[str, float]) -> str:
+    names = {"bare": "bare", "loop": "loop", "reference": "plain loop"}
+    return ", ".join(f"{name} {gb[part]:.2f} GB" for part, name in names.items() if part in gb)
 
 
 def phases_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
     phases = list(record["results"][0]["phases"])
     rows = [(r["method"], *(f"{r['phases'][phase]:.1%}" for phase in phases)) for r in record["results"]]
     return [("", *phases), *rows]
+
+
+def precision_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for r in record["results"]:
+        over = r["over fp32 NCHW"]
+        rates = r["images_per_second"].items()
+        rows.append((r["backbone"], *(f"{rate:.0f} images/s ({over[name]['median']:.2f})" for name, rate in rates)))
+    return [("network", *record["results"][0]["rounds"]), *rows]
 
 
 def steps_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -161,6 +168,7 @@ def startup_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
 MEASURED = {
     "throughput": throughput_table,
     "phases": phases_table,
+    "precision": precision_table,
     "steps": steps_table,
     "draws": draws_table,
     "identities": identities_table,
