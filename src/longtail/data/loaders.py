@@ -118,7 +118,9 @@ class Loader(ABC):
             name: epoch_draws(self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch)
             for name, stream in streams.items()
         }
-        spans = list(_spans(start, self.steps(batch_size), self._together(part.stop - part.start)))
+        together = self._together(part.stop - part.start)
+        # From a multiple on, wherever training goes on: how a device rounds can depend on the size of what it is given.
+        spans = list(_spans(start - start % together, self.steps(batch_size), together))
         requests = (
             Request(
                 seed,
@@ -135,14 +137,25 @@ class Loader(ABC):
         crops = {name: [crop for crop, _ in split] for name, split in views.items()}
         for span, fetched in zip(spans, self._fetch(requests, crops), strict=True):
             parts = {}
-            for name, (images, places) in fetched.items():
-                augmented = []
-                for view, (source, (_, augment)) in enumerate(zip(images, views[name], strict=True)):
-                    random = [generator(seed, "augment", name, view, epoch, step, self.setup.rank) for step in span]
-                    augmented.append(augment(send(source, self.setup.device), *random))
-                parts[name] = self._batch(augmented, places).chunk(len(span))
-            for step in range(len(span)):
-                yield {name: batches[step] for name, batches in parts.items()}
+            for name, split in views.items():
+                generators = [
+                    [generator(seed, "augment", name, view, epoch, step, self.setup.rank) for step in span]
+                    for view in range(len(split))
+                ]
+                parts[name] = self._augmented(fetched[name], [augment for _, augment in split], generators)
+            for i, step in enumerate(span):
+                if step >= start:
+                    yield {name: batches[i] for name, batches in parts.items()}
+
+    def _augmented(
+        self, fetched: Fetched, augments: Sequence[Augment], generators: Sequence[Sequence[torch.Generator]]
+    ) -> list[Batch]:
+        """The views of what was fetched for some steps of a stream, a batch a step. `generators`: of each view and step."""
+        views = [
+            augment(send(images, self.setup.device), *random)
+            for images, augment, random in zip(fetched.images, augments, generators, strict=True)
+        ]
+        return self._batch(views, fetched.places).chunk(len(generators[0]))
 
     def _together(self, batch: int) -> int:
         """How many steps of `batch` images to fetch and augment at once."""
