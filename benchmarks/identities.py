@@ -14,13 +14,12 @@ import datetime
 import json
 import os
 import platform
-import resource
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.measuring import in_own_process
+from benchmarks.measuring import in_own_process, peak_memory_gb
 from longtail.cli import run
 from longtail.engine.run import write_json
 from longtail.losses.margin_head import Epl, MarginHead
@@ -45,12 +44,7 @@ def measure(identities: int, sample: float, batch: int, dim: int, steps: int, de
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
-    return {"median_step_s": sorted(times[1:])[steps // 2], "peak_memory_gb": peak / 1e9}
+    return {"median_step_s": sorted(times[1:])[steps // 2], "peak_memory_gb": peak_memory_gb(torch.device(device))}
 
 
 def main() -> None:

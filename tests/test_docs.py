@@ -79,11 +79,11 @@ def reproductions_table() -> list[tuple[str, ...]]:
 
 
 def throughput_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    header = ["method, network", "bare", "loop", "loop / bare", "loop / plain loop", "evaluation / loop"]
-    header += ["share of matrix peak"]
+    columns = "method, network|bare|loop|loop / bare|loop / plain loop|evaluation / loop|share of matrix peak"
+    header = tuple(columns.split("|"))
     # Records until 2026-11-21 have one figure, of a process that ran everything.
     has_memory = isinstance(record["results"][0]["peak_memory_gb"], dict)
-    rows = [(*header, "peak memory") if has_memory else tuple(header)]
+    rows = [(*header, "peak memory") if has_memory else header]
     for r in record["results"]:
         rate, bare, plain = r["images_per_second"], r["loop_over_bare"], r.get("loop_over_reference")
         cells = (

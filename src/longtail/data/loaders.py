@@ -118,9 +118,10 @@ class Loader(ABC):
             name: epoch_draws(self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch)
             for name, stream in streams.items()
         }
-        together = self._together(part.stop - part.start)
+        end, together = self.steps(batch_size), self._together(part.stop - part.start)
         # From a multiple on, wherever training goes on: how a device rounds can depend on the size of what it is given.
-        spans = list(_spans(start - start % together, self.steps(batch_size), together))
+        firsts = range(start - start % together, end, together)
+        spans = [range(first, min(first + together, end)) for first in firsts]
         requests = (
             Request(
                 seed,
@@ -344,11 +345,6 @@ def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[
         raise LongtailError(f"{reader.images.name}: none of its {len(positions):,} images can be read.")
     kept = np.delete(np.arange(len(positions)), rows)
     return images[torch.from_numpy(kept)], positions[kept], [reader.images.key(int(positions[row])) for row in rows]
-
-
-def _spans(start: int, end: int, length: int) -> Iterator[range]:
-    """`start` to `end` in ranges of up to `length`."""
-    return (range(first, min(first + length, end)) for first in range(start, end, length))
 
 
 def _threads(workers: int, side: int) -> int:
