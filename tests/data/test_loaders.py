@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from longtail.data.augment import POLICIES
 from longtail.data.decode import decode
 from longtail.data.images import ArraySet, ImageSet
 from longtail.data.loaders import build_loader
@@ -81,6 +82,17 @@ def test_steps_augmented_together_are_those_augmented_one_by_one(monkeypatch, to
         assert torch.equal(*(torch.cat([getattr(b, name) for b in loader.evaluation(8)]) for loader in (one, several)))
     assert torch.equal(*(torch.cat([b.views[0] for b in loader.evaluation(8)]) for loader in (one, several)))
     assert len(next(several.evaluation(8)).labels) == min(8 * together, 70)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_waits_for_the_device(policy):
+    """On the meta device there is nothing to wait for: asking for a value, or for how many are true, is an error."""
+    loader = build(arrays(40, 70, 70), device="meta", image_size=66)
+    for epoch in (batches(loader, {"main": Stream((policy,))}), [{"main": batch} for batch in loader.evaluation(8)]):
+        for batch in epoch:
+            (view,) = batch["main"].views
+            assert view.shape == (len(batch["main"].labels), 3, 66, 66)
+            assert {view.device.type, batch["main"].labels.device.type, batch["main"].index.device.type} == {"meta"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
