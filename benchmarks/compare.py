@@ -62,7 +62,7 @@ def train(name: str, out: Path, args: argparse.Namespace) -> None:
     path = folder(out, name)
     if (path / "results.json").exists():
         return
-    if (path / "last.ckpt").exists():
+    if (path / "config.yaml").exists():
         longtail.resume(path)
         return
     if "start_from" in variant:

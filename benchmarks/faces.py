@@ -81,7 +81,7 @@ def train(method: str, seed: int, path: Path, source: Path, args: argparse.Names
     """Train one run, go on with it, or leave it alone if it is finished."""
     if (path / "results.json").exists():
         return
-    if (path / "last.ckpt").exists():
+    if (path / "config.yaml").exists():
         longtail.resume(path)
         return
     longtail.train(

@@ -79,12 +79,17 @@ class Bare:
         self.optimiser = build_optimizer(train, [*backbone.parameters(), *self.head.parameters()])
         self.images = [torch.randn(tuple(shape), device=device).to(memory_format=layout) for shape in shapes]
         self.labels = torch.randint(classes, (sum(shape[0] for shape in shapes),), device=device)
+
+    def count_operations(self) -> int:
+        """Floating-point operations of a step of the network that is not compiled yet."""
         with FlopCounterMode(display=False) as counter:
             self.step()
-        self.flops = counter.get_total_flops()
-        if train.compile:
-            backbone.compile()
-        self.seconds(2)  # warm up
+        return counter.get_total_flops()
+
+    def warm_up(self, compile: bool) -> None:
+        if compile:
+            self.backbone.compile()
+        self.seconds(2)
 
     def step(self) -> None:
         features = torch.cat([self.backbone(images) for images in self.images])
@@ -209,6 +214,8 @@ class Rounds(Reporter):
         if round_ == 1:
             config, preprocessing = self.trainer.config, self.trainer.loaders.preprocessing
             self.bare = Bare(config, len(self.trainer.method.classes), self.shapes, self.device)
+            self.operations = self.bare.count_operations()
+            self.bare.warm_up(config.train.compile)
             if self.workers is not None:
                 self.reference = Reference(config, preprocessing, self.device, self.steps, self.workers)
                 self.seconds["reference"] = []
@@ -256,13 +263,14 @@ def measure(config: Config, watcher: Rounds) -> dict[str, Any]:
         with suppress(Finished):
             trainer.fit()
     held_out = next(iter(trainer.loaders.held_out.values()))
+    evaluate(trainer.method, held_out, batch)  # warm up: it may have to be compiled
     start = now(device)
     evaluate(trainer.method, held_out, batch)
     evaluation = len(held_out.labels) / (now(device) - start)
 
     precision, seconds = trainer.method.backbone.precision or torch.float32, watcher.seconds
     rates = {name: watcher.steps * batch / statistics.median(times) for name, times in seconds.items()}
-    flops = watcher.bare.flops / batch
+    flops = watcher.operations / batch
     case = {
         "config": config.model_dump(mode="json"),
         "classes": len(trainer.method.classes),
@@ -299,7 +307,9 @@ def peak_memory_of(case: dict[str, Any], steps: int = 5) -> float:
         with tempfile.TemporaryDirectory() as folder, suppress(Finished):
             Trainer(config, Run(Path(folder)), StopAfter(steps)).fit()
     elif case["part"] == "bare":
-        Bare(config, case["classes"], case["shapes"], device).seconds(steps)
+        bare = Bare(config, case["classes"], case["shapes"], device)
+        bare.warm_up(config.train.compile)
+        bare.seconds(steps)
     else:
         preprocessing = validate(Preprocessing, case["preprocessing"], "case")
         Reference(config, preprocessing, device, steps, case["workers"]).seconds()

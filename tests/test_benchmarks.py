@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -196,14 +198,14 @@ def test_startup_and_processes_run_to_the_end(tmp_path):
 
 
 def test_the_gpu_script_keeps_what_is_done_and_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(gpu, "NETWORKS", {"glmc": "resnet32_w64"})
+    monkeypatch.setattr(gpu, "NETWORKS", {"glmc": ("resnet32_w64", 64)})
     monkeypatch.setattr(gpu, "MODES", {"eager": ()})
     monkeypatch.setattr(gpu, "FULL_SCHEDULES", ("ce/cifar10-lt-100",))
     data = tmp_path / "images.npz"
     throughput.write_synthetic(data, 2000)
     arguments = ["--data", str(data), "--small", "resnet8", "--epochs", "1", "--batch", "16", "--steps", "2"]
     arguments += ["--rounds", "1", "--identities", "100", "--runs", str(tmp_path / "runs")]
+    arguments += ["--results", str(tmp_path / "results")]
 
     gpu.main([*arguments, "--minutes", "0.01"])
     assert "Call again" in capsys.readouterr().out
@@ -215,3 +217,28 @@ def test_the_gpu_script_keeps_what_is_done_and_goes_on(tmp_path, monkeypatch, ca
     assert json.loads(line)["recipe"] == "ce/cifar10-lt-100"
     gpu.main([*arguments, "--minutes", "0.01"])
     assert capsys.readouterr().out.count("done before") == 4
+
+
+def test_a_part_of_the_gpu_script_that_fails_leaves_the_others_their_turn(tmp_path, monkeypatch, capsys):
+    class Broken:
+        def __init__(self, *_):
+            raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu, "Trainer", Broken)
+    data = tmp_path / "images.npz"
+    throughput.write_synthetic(data, 100)
+    arguments = ["--data", str(data), "--results", str(tmp_path), "--only", "waiting", "identities"]
+    gpu.main([*arguments, "--identities", "100"])
+    out, err = capsys.readouterr()
+    assert "no kernel image" in err
+    assert "Open: no waiting for the device. Call again" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"images.npz", "identities.json"}
+
+
+def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started():
+    seconds = "987.125"
+    assert not gpu.finishes(0.02, "timeit", f"import subprocess; subprocess.run(['sleep', '{seconds}'])")
+    time.sleep(0.1)
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert b"\0".join((b"sleep", seconds.encode(), b"")) not in commands
+    assert gpu.finishes(1, "timeit", "-n", "1", "pass")

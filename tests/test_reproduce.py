@@ -41,6 +41,14 @@ def test_seeds_are_trained_once_and_both_protocols_measured(small_set, tmp_path)
     assert line["data"]["subset_hash"] == results[0]["data"]["subset_hash"]
 
 
+def test_a_seed_that_was_killed_before_its_first_checkpoint_is_trained(small_set, tmp_path):
+    first = run_seeds("ce/cifar10-lt-100", small_set, [0], tmp_path / "whole", OVERRIDES)
+    killed = tmp_path / "killed/ce-cifar10-lt-100/seed-0"
+    Run(killed).create(Run(tmp_path / "whole/ce-cifar10-lt-100/seed-0").config())
+    again = run_seeds("ce/cifar10-lt-100", small_set, [0], tmp_path / "killed", OVERRIDES)
+    assert again[0]["metrics"] == first[0]["metrics"]
+
+
 def test_command_appends_a_line_and_shows_what_was_reported(small_set, tmp_path, capsys):
     settings = ("backbone=resnet8", "imbalance=null", "batch_size=16", "warmup_epochs=0", "accelerator=cpu")
     command = ["reproduce", "ce/cifar10-lt-100", "--data", small_set, "--seeds", "1", "--epochs", "1"]

@@ -43,7 +43,7 @@ def run_seeds(
         run = run_of_seed(name, seed, out)
         if run.results_file.exists():
             results.append(run.results())
-        elif run.checkpoint_file.exists():
+        elif run.config_file.exists():
             results.append(api.resume(run.path, reporter))
         else:
             laid = merge(

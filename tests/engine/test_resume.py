@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -147,6 +148,18 @@ def test_stopped_again_and_again(uninterrupted, photos, tmp_path):
         metrics.write('{"stage": "train", "epoch": 1}\n{"stage": "tr')
     longtail.resume(tmp_path / "run")
     assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(("every", "saves"), [(0, 3 + 2 + 2), (math.inf, 1 + 2)])
+def test_epochs_that_follow_fast_are_not_each_saved(photos, tmp_path, monkeypatch, every, saves):
+    """The first epoch of a run is, and every stage."""
+    saved = []
+    monkeypatch.setattr("longtail.engine.trainer.SAVE_EVERY", every)
+    monkeypatch.setattr(Run, "save_checkpoint", lambda self, state: saved.append(state["progress"]))
+    longtail.train("glmc", out=tmp_path / "run", **settings("glmc", photos))
+    assert len(saved) == saves
+    assert (saved[0]["epoch"], saved[0]["finished"]) == (1, [])
+    assert saved[-1]["finished"] == ["train", "maxnorm"]
 
 
 def test_killed_before_the_first_checkpoint(photos, tmp_path):

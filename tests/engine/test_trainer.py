@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sysconfig
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from longtail.config import Config, load_yaml
 from longtail.data.longtail import subset_hash
 from longtail.engine import trainer as trainer_module
 from longtail.engine.deploy import load
-from longtail.engine.run import Run
+from longtail.engine.run import Run, environment
 from longtail.engine.trainer import Trainer
 from longtail.errors import LongtailError, UsageError
 from longtail.methods.ce import CrossEntropy
@@ -73,13 +73,14 @@ def test_run_folder(photos, tmp_path):
     assert json.loads((run / "results.json").read_text()) == results
     assert Config(**load_yaml(run / "config.yaml")) == Run.open(run).config()
     assert Run.open(run).config().seed == 5
-    environment = json.loads((run / "environment.json").read_text())
-    assert environment["data"] == results["data"]
-    assert environment["data"]["subset_hash"] == subset_hash(np.arange(20))
-    assert environment["packages"]["torch"] == version("torch")
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["data"] == results["data"]
+    assert facts["data"]["subset_hash"] == subset_hash(np.arange(20))
+    assert facts["packages"]["torch"] == version("torch")
+    assert facts["packages"]["longtail"] == longtail.__version__
     learned = sum(value.numel() for name, value in weights(run).items() if name.endswith(("weight", "bias")))
-    assert results["parameters"] == environment["deployed_parameters"] == learned
-    assert environment["backbone_parameters"] == learned - (64 * 2 + 2)
+    assert results["parameters"] == facts["deployed_parameters"] == learned
+    assert facts["backbone_parameters"] == learned - (64 * 2 + 2)
     lines = records(run)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert ["test" in line for line in lines] == [False, True, True]
@@ -90,6 +91,18 @@ def test_run_folder(photos, tmp_path):
         assert line["images_per_second"] > 0
     assert lines[-1]["test"]["top1"] == results["metrics"]["top1"]
     assert "train images 20" in (run / "log.txt").read_text()
+
+
+def test_packages_that_say_nothing_of_themselves_do_not_stop_a_run(monkeypatch):
+    """As where longtail runs from a folder of PYTHONPATH, and Lightning Fabric is part of another package."""
+
+    def version(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("longtail.engine.run.version", version)
+    packages = environment(torch.device("cpu"))["packages"]
+    assert packages.pop("longtail") == longtail.__version__
+    assert set(packages.values()) == {None}
 
 
 def test_predictions_are_the_test_set(photos, tmp_path):
@@ -286,8 +299,8 @@ def test_two_processes(photos, tmp_path):
     settings = ["epochs=1", "batch_size=4", "devices=2", "accelerator=cpu", "precision=fp32"]
     command = [Path(sysconfig.get_path("scripts")) / "longtail", "train", "glmc", "--data", photos, "--out", run]
     command += ["--backbone", "resnet8", *(word for setting in settings for word in ("--set", setting))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Run folder:") == 1
     assert len(records(run)) == 1

@@ -9,12 +9,13 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import __version__
 from ..config import Config, load_yaml, save_yaml, validate
 from ..errors import LongtailError, UsageError
 from ..files import append_line, write_atomically, write_text
@@ -108,16 +109,24 @@ def write_json(path: Path, content: Any) -> None:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Where and with what a run was made."""
-    packages = ("longtail", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "pyarrow")
+    packages = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "pyarrow")
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.platform(),
         "processor": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {"longtail": __version__} | {name: _version(name) for name in packages},
         "git_commit": _git_commit(),
     }
+
+
+def _version(package: str) -> str | None:
+    """None for a package that is there under another name, or in a folder of PYTHONPATH, and says nothing of itself."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def device_name(device: torch.device) -> str:

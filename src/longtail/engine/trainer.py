@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -17,7 +18,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import Config, TrainConfig, merge, validate
 from ..errors import LongtailError, UsageError, unknown_name
@@ -25,6 +25,7 @@ from ..memory import keep_freed_memory
 from ..methods.base import Batch, Clock, Method, Stage
 from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
+from .average import WeightAverage
 from .evaluate import evaluate, evaluate_flipped
 from .prepare import Subset, build_loaders, build_method, choose_images
 from .reporter import Reporter
@@ -40,6 +41,8 @@ logger = logging.getLogger("longtail")
 CHECK_EVERY = 50
 # Evaluations during a run, where the config does not say.
 EVALUATIONS = 20
+# Seconds between checkpoints at the ends of epochs, which may be shorter than it takes to write one.
+SAVE_EVERY = 30
 
 
 class Interrupted(LongtailError):  # noqa: N818
@@ -71,6 +74,8 @@ class Trainer:
     def __init__(self, config: Config, run: Run, reporter: Reporter | None = None) -> None:
         self.config, self.run, self.reporter = config, run, reporter or Reporter()
         torch.use_deterministic_algorithms(config.train.deterministic)
+        # Batches are of one shape: it pays to try which of a GPU's convolutions is fastest.
+        torch.backends.cudnn.benchmark = not config.train.deterministic
         if config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS refuses
         accelerator, devices = config.train.accelerator, config.train.devices
@@ -98,6 +103,7 @@ class Trainer:
         """
         state = self._load_state() if resume else None
         self.progress = self._progress(state) if state else Progress(finished=self._finished_before())
+        self.saved = -math.inf  # when the state last was
         subset = choose_images(self.config.data, self.config.seed)
         # Built once for nothing: a wrong backbone or stage is better told before a million images are decoded.
         self._stages(build_method(self.config, subset.classes, channels=3))
@@ -223,7 +229,7 @@ class Trainer:
         optimizer: Any = self.fabric.setup_optimizers(build_optimizer(self.train, learning))
         averaged = None
         if self.train.ema is not None:
-            averaged = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema), use_buffers=True)
+            averaged = WeightAverage(self.method, self.train.ema)
         if resumed is not None:
             resumed = own(resumed, self.method)
             optimizer.load_state_dict(resumed["optimizer"])
@@ -285,7 +291,6 @@ class Trainer:
                 raise Interrupted(number, self.run)
         self._check_finite(totals, steps - 1, weights=True)
         seconds = time.perf_counter() - begun
-        progress.seconds += seconds
         self.method.after_epoch(self._clock(stage, steps - 1, steps))
         self._share_buffers()
         images = (steps - start) * self.train.batch_size
@@ -303,7 +308,9 @@ class Trainer:
             self.run.append_metrics(record)
             self.board.log_metrics(_flat(record), progress.lines - 1)
         self.reporter.epoch(record)
-        self._save()
+        progress.seconds += time.perf_counter() - begun
+        if self.fabric.broadcast(time.monotonic() - self.saved >= SAVE_EVERY):  # on every process, or on none
+            self._save()
 
     def _stop_signal(self, step: int, steps: int) -> int:
         """The signal that asked to stop, 0 where none did. Several processes must agree on it, which they do rarely."""
@@ -396,6 +403,7 @@ class Trainer:
         if self.is_main:
             self.run.save_checkpoint(state)
         self.fabric.barrier()
+        self.saved = time.monotonic()
 
 
 @contextmanager

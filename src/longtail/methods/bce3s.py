@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..classes import Classes
 from ..data.mixing import cutmix, draw_cutmix_box, mixup
+from ..data.ops import send
 from ..losses.bce import bce
 from ..losses.bce3s import draw_class_mask, prototype_loss, uniform_loss, update_class_memory
 from ..losses.class_balanced import class_balanced_bce, effective_number_weights
@@ -82,7 +83,7 @@ class BCE3S(TwoStageMethod):
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
-        scores = torch.rand(len(self.classes), generator=clock.generator).to(main.labels.device, non_blocking=True)
+        scores = send(torch.rand(len(self.classes), generator=clock.generator), main.labels.device)
         mask = draw_class_mask(main.labels, self.hp.subsample, scores)
         if clock.stage == "maxnorm":
             logits = self.logits(main.views[0])
@@ -93,7 +94,7 @@ class BCE3S(TwoStageMethod):
         box = draw_cutmix_box(lam, images.shape[2], images.shape[3], clock.generator)
         views = torch.cat([images, mixup(images, others, lam), cutmix(images, others, box)])
         labels = torch.stack([main.labels, batch["second"].labels], dim=1)
-        shares = torch.tensor([lam, 1 - lam]).to(labels.device, non_blocking=True).expand(len(labels), 2)
+        shares = send(torch.tensor([lam, 1 - lam]), labels.device).expand(len(labels), 2)
         return self.terms(self.backbone(views), labels, shares, mask, clock.epoch)
 
     def terms(self, features: Tensor, labels: Tensor, shares: Tensor, mask: Tensor, epoch: int) -> dict[str, Tensor]:
