@@ -99,6 +99,13 @@ def test_predictor_refuses(run, tmp_path):
         longtail.load(tmp_path)
 
 
+def test_what_is_scored_is_said_once(run, small_set):
+    with pytest.raises(UsageError, match="leave --split out"):
+        longtail.evaluate(run, data=small_set, split="train")
+    with pytest.raises(UsageError, match="--root says where the files of --data are"):
+        longtail.evaluate(run, root="photos")
+
+
 def test_evaluate_repeats_the_results(run):
     results = json.loads((run / "results.json").read_text())
     evaluated = longtail.evaluate(run, geometry=True)
@@ -117,6 +124,16 @@ def test_evaluate_repeats_the_results(run):
         ({"options": {"augment": 3}}, "options of ce: augment should be a valid string"),
         ({"data": {"sorce": "x"}}, "Did you mean 'source'"),
         ({"train": {"devices": 2, "accelerator": "cuda"}}, "Cannot use 2 device"),
+        ({"train": {"nesterov": True, "momentum": 0.0}}, "nesterov needs a momentum above 0"),
+        ({"train": {"clip": float("inf")}}, "train.clip should be a finite number"),
+        ({"data": {"mean": [0.5]}}, "mean and std belong together"),
+        ({"data": {"mean": [127.0], "std": [0.3]}}, "mean and std are shares of full brightness"),
+        ({"data": {"mean": [0.5], "std": [0.0]}}, "mean and std are shares of full brightness"),
+        ({"method": "bce3s", "options": {"tau": True}}, "tau should be a valid number"),
+        ({"method": "bce3s", "options": {"uniform_weight": float("nan")}}, "should be a finite number"),
+        ({"method": "bce3s", "options": {"beta": 1.0}}, "beta should be less than 1"),
+        ({"method": "glmc", "options": {"finetune": "maxnorm", "finetune_lr": -1.0}}, "finetune_lr should be greater"),
+        ({"method": "bcl", "options": {"dim": 0}}, "dim should be greater than or equal to 1"),
     ],
 )
 def test_bad_settings(tmp_path, settings, message):

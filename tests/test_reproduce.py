@@ -9,7 +9,9 @@ import pytest
 
 import longtail.cli
 from longtail.cli import app
+from longtail.config import merge
 from longtail.engine.run import Run
+from longtail.errors import UsageError
 from longtail.reproduce import run_seeds, summarise
 
 OVERRIDES = {
@@ -47,6 +49,13 @@ def test_a_seed_that_was_killed_before_its_first_checkpoint_is_trained(small_set
     Run(killed).create(Run(tmp_path / "whole/ce-cifar10-lt-100/seed-0").config())
     again = run_seeds("ce/cifar10-lt-100", small_set, [0], tmp_path / "killed", OVERRIDES)
     assert again[0]["metrics"] == first[0]["metrics"]
+
+
+def test_a_run_with_other_settings_is_not_taken_for_this_one(small_set, tmp_path):
+    run_seeds("ce/cifar10-lt-100", small_set, [0], tmp_path, OVERRIDES)
+    longer = merge(OVERRIDES, {"train": {"epochs": 3}})
+    with pytest.raises(UsageError, match=r"seed-0 holds a run with another train\.epochs: 2, and 3 is asked for"):
+        run_seeds("ce/cifar10-lt-100", small_set, [0], tmp_path, longer)
 
 
 def test_command_appends_a_line_and_shows_what_was_reported(small_set, tmp_path, capsys):

@@ -284,6 +284,7 @@ def test_runs_without_held_out_images_have_no_shots(faces, tmp_path):
     shutil.copytree(faces / "run", run)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("validation: 0.3", "validation: 0.0"))
+    (run / "environment.json").unlink()  # which tells that the images are others by now
     with pytest.raises(UsageError, match="held out no images"):
         verify(run, shots=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def make_config(method: str, recipe: str | None = None, overrides: Mapping[str, 
 def train(
     method: str,
     *,
-    data: str | Mapping[str, Any] = "fashion-mnist-lt",
+    data: str | Path | Mapping[str, Any] = "fashion-mnist-lt",
     out: str | Path,
     recipe: str | None = None,
     reporter: Reporter | None = None,
@@ -55,11 +55,11 @@ def train(
     `data` is a source, or the fields of `DataConfig`; other keyword arguments are sections and fields of `Config`.
     Raises `UsageError` or `LongtailError`.
     """
-    overrides["data"] = {"source": data} if isinstance(data, str) else data
+    overrides["data"] = {"source": str(data)} if isinstance(data, (str, Path)) else data
     config = make_config(method, recipe, overrides)
     run = Run(Path(out))
     trainer = Trainer(config, run, reporter)
-    with _folder(run, config, trainer.is_main):
+    with _claimed(run, trainer.is_main), _folder(run, config, trainer.is_main):
         return trainer.fit()
 
 
@@ -73,8 +73,13 @@ def resume(path: str | Path, reporter: Reporter | None = None, method: str | Non
     if method not in (None, config.method):
         raise UsageError(f"{path} is a run of '{config.method}', not of '{method}'.")
     trainer = Trainer(config, run, reporter)
-    with _log_to(run, trainer.is_main):
+    with _claimed(run, trainer.is_main), _log_to(run, trainer.is_main):
         return trainer.fit(resume=run.checkpoint_file.exists())
+
+
+def _claimed(run: Run, is_main: bool) -> AbstractContextManager[None]:
+    """The run's folder for this training alone. Of its processes, the main one holds it."""
+    return run.claimed() if is_main else nullcontext()
 
 
 @contextmanager

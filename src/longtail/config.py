@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError, unknown_name
 
 
 class Section(BaseModel):
-    """Base of the sections: unknown names and wrong types are errors, values are never silently converted."""
+    """Base of the sections: unknown names, wrong types and NaN are errors, values are never silently converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -32,7 +32,7 @@ class DataConfig(Section):
     validation: float | None = Field(
         None, ge=0, lt=1, description="share of training held out (default: 0 with a test split, else 0.2)"
     )
-    image_size: int | None = Field(None, ge=4, description="resize to this many pixels (default: native size)")
+    image_size: int | None = Field(None, ge=4, le=8192, description="resize to this many pixels (default: native size)")
     mean: tuple[float, ...] | None = Field(None, strict=False, description="channel means in 0..1 (default: measured)")
     std: tuple[float, ...] | None = Field(None, strict=False, description="channel deviations (default: measured)")
     loader: Literal["auto", "resident", "streaming"] = Field("auto", description="decode once, or in workers")
@@ -40,12 +40,22 @@ class DataConfig(Section):
     workers: int = Field(4, ge=0, description="worker processes of the streaming loader")
     skip_corrupt: bool = Field(False, description="leave unreadable images out (and record them) instead of stopping")
 
+    @model_validator(mode="after")
+    def _normalisation_is_possible(self) -> DataConfig:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both or neither")
+        if not all(0 <= m <= 1 for m in self.mean or ()) or not all(0 < s <= 1 for s in self.std or ()):
+            raise ValueError(
+                "mean and std are shares of full brightness: expected means in 0..1, std above 0 and up to 1"
+            )
+        return self
+
 
 class TrainConfig(Section):
     """How weights are fitted. A method's own defaults and a stage's overrides are laid over these."""
 
     epochs: int = Field(200, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=1, description="images per step, over all processes")
+    batch_size: int = Field(128, ge=1, le=1_000_000, description="images per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="what updates the weights")
     lr: float = Field(0.1, gt=0, description="learning rate at its peak")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
@@ -69,7 +79,13 @@ class TrainConfig(Section):
         False, description="also score the test set every epoch, plain and flipped, and report the best"
     )
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1, description="processes, one per device")
+    devices: int = Field(1, ge=1, le=1024, description="processes, one per device")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> TrainConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class Config(Section):
@@ -130,6 +146,15 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if nested else value
     return merged
+
+
+def flat(nested: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of mappings within mappings, each with its path: ("train.epochs", 10)."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, separator, f"{prefix}{key}{separator}")
+        else:
+            yield prefix + key, value
 
 
 def parse_set(assignment: str, options: Iterable[str]) -> dict[str, Any]:

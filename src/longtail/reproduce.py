@@ -10,9 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from . import api
-from .config import merge
+from .config import Config, flat, merge
 from .engine.reporter import Reporter
 from .engine.run import Run
+from .errors import UsageError
 from .recipes import find_recipe
 
 # What is summarised over seeds: a label, and where a run's results hold it.
@@ -35,22 +36,30 @@ def run_seeds(
 ) -> list[dict[str, Any]]:
     """Train recipe `name` ("method/setting") once per seed, each in a folder of its own below `out`; return their results.
 
-    Seeds that are finished are read, one that was stopped goes on. Both protocols are measured.
+    Seeds that are finished are read, one that was stopped goes on. Both protocols are measured. Raises `UsageError` where a
+    folder holds a run with other settings.
     """
     method, _, setting = name.partition("/")
     results = []
     for seed in seeds:
         run = run_of_seed(name, seed, out)
-        if run.results_file.exists():
-            results.append(run.results())
-        elif run.config_file.exists():
-            results.append(api.resume(run.path, reporter))
-        else:
-            laid = merge(
-                {"train": {"authors_protocol": True}, "data": {"source": data}}, merge(overrides, {"seed": seed})
-            )
+        laid = merge({"train": {"authors_protocol": True}, "data": {"source": data}}, merge(overrides, {"seed": seed}))
+        if not run.config_file.exists():
             results.append(api.train(method, recipe=setting, out=run.path, reporter=reporter, **laid))
+            continue
+        _check_settings(run, api.make_config(method, setting, laid))
+        results.append(run.results() if run.results_file.exists() else api.resume(run.path, reporter))
     return results
+
+
+def _check_settings(run: Run, wanted: Config) -> None:
+    there, asked = (dict(flat(config.model_dump(), ".")) for config in (run.config(), wanted))
+    for name, value in asked.items():
+        if there.get(name) != value:
+            raise UsageError(
+                f"{run.path} holds a run with another {name}: {there.get(name)}, and {value} is asked for. "
+                "Choose another --out, or remove that run."
+            )
 
 
 def summarise(name: str, results: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .data.images import FileSet, ImageSet
 from .data.sources import open_source
 from .data.verification import Pairs, Templates, pair_names, read_bin, read_ijb, read_lfw_pairs
 from .engine.deploy import Predictor, load
-from .engine.prepare import choose_images
+from .engine.prepare import images_of
 from .engine.reporter import Reporter
 from .engine.run import Run
 from .errors import UsageError
@@ -183,8 +183,7 @@ def _identify(embed: Embed, probes: ImageSet, distractors: ImageSet) -> dict[str
 
 
 def _by_shots(embed: Embed, run: Run) -> dict[str, Any]:
-    config = run.config()
-    subset = choose_images(config.data, config.seed)
+    subset = images_of(run)
     if not subset.held_out:
         raise UsageError(
             f"{run.path} held out no images, so --shots has none to judge. Train with data.validation > 0."

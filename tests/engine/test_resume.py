@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,31 @@ def stopped(photos, tmp_path):
     with pytest.raises(LongtailError):
         longtail.train("ce", out=tmp_path / "run", reporter=stop, **settings("ce", photos))
     return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda photos: [(photos / s / "dog").rename(photos / s / "ape") for s in ("train", "test")], "labels hash"),
+        (lambda photos: shutil.copytree(photos / "train/dog", photos / "train/emu"), "train images 20 then, 24 now"),
+        (lambda photos: (photos / "test/dog/0.png").unlink(), "test images 6 then, 5 now"),
+    ],
+)
+def test_images_that_have_changed_are_not_taken_for_those_trained_on(stopped, photos, tmp_path, change, message):
+    longtail.train("ce", out=tmp_path / "whole", **settings("ce", photos))
+    change(photos)
+    for go_on in (lambda: longtail.resume(stopped), lambda: longtail.evaluate(tmp_path / "whole")):
+        with pytest.raises(UsageError, match=rf"photos has changed since .* was begun: .*{message}"):
+            go_on()
+
+
+def test_one_training_at_a_time_in_a_folder(stopped, photos):
+    with Run(stopped).claimed():
+        for go_on in (lambda: longtail.resume(stopped), lambda: longtail.train("ce", out=stopped, data=photos)):
+            with pytest.raises(UsageError, match="Another process is training in"):
+                go_on()
+    longtail.resume(stopped)
+    assert not (stopped / ".lock").exists()
 
 
 def test_checkpoint_of_another_method(stopped):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -84,6 +85,14 @@ def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
 def subset_hash(indices: np.ndarray) -> str:
     """Twelve hexadecimal digits that name a subset: SHA-256 of its sorted positions as little-endian int64."""
     return hashlib.sha256(np.sort(indices).astype("<i8").tobytes()).hexdigest()[:12]
+
+
+def labels_hash(class_names: Sequence[str], splits: Iterable[np.ndarray]) -> str:
+    """As `subset_hash`, of the names of the classes and the labels, int64 [N] each, of the splits' images in order."""
+    digest = hashlib.sha256("\n".join(class_names).encode())
+    for labels in splits:
+        digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()[:12]
 
 
 def holdout(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..classes import Classes
 from ..config import Config, DataConfig, validate
 from ..data.images import ImageSet, natural_channels
 from ..data.loaders import Loader, build_loader
-from ..data.longtail import carve, check_labels, check_range, holdout, subset_hash
+from ..data.longtail import carve, check_labels, check_range, holdout, labels_hash, subset_hash
 from ..data.sources import open_source
 from ..data.squares import stored_size
 from ..errors import LongtailError, UsageError
@@ -24,6 +25,7 @@ from ..methods.base import Method
 from ..models import build_backbone
 from ..seeding import derive_seed
 from .deploy import Preprocessing
+from .run import Run
 
 logger = logging.getLogger("longtail")
 
@@ -72,8 +74,24 @@ def choose_images(data: DataConfig, seed: int) -> Subset:
         "subset": f"{data.profile}, {data.subset}" if data.imbalance is not None else "as it is",
         "subset_hash": subset_hash(indices),
         **{f"{name}_images": len(images) for name, images in held_out.items()},
+        "labels_hash": labels_hash(classes.names, [train.labels, *(images.labels for images in held_out.values())]),
     }
     return Subset(classes, train, held_out, description)
+
+
+def images_of(run: Run) -> Subset:
+    """The images that `run` was begun with. Raises `UsageError` where its source holds others by now."""
+    config = run.config()
+    subset = choose_images(config.data, config.seed)
+    if run.environment_file.exists():
+        then = json.loads(run.environment_file.read_text())["data"]
+        for fact, now in subset.description.items():
+            if fact != "source" and then.get(fact, now) != now:
+                raise UsageError(
+                    f"{config.data.source} has changed since {run.path} was begun: {fact.replace('_', ' ')} {then[fact]} "
+                    f"then, {now} now. Bring back what it held, or train anew in another folder."
+                )
+    return subset
 
 
 @dataclass(frozen=True)

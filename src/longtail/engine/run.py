@@ -7,13 +7,15 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..config import Config, load_yaml, save_yaml, validate
@@ -21,6 +23,8 @@ from ..errors import LongtailError, UsageError
 from ..files import append_line, write_atomically, write_text
 
 logger = logging.getLogger("longtail")
+
+LOCK = ".lock"
 
 
 class Run:
@@ -44,9 +48,34 @@ class Run:
             raise UsageError(f"{path} is not a run folder: it has no config.yaml. `longtail train` makes one.")
         return run
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, which is made where there is none.
+
+        Raises `UsageError` where one is in it, `LongtailError` where it cannot be written.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"Another process is training in {self.path}: wait for it or choose another --out."
+            ) from None
+        except FileExistsError:
+            raise UsageError(f"{self.path} is a file: choose another --out.") from None
+        except OSError as error:
+            raise LongtailError(f"Cannot write {self.path}: {error.strerror}. Choose another --out.") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (self.path / LOCK).unlink()  # still held: nobody can have taken it
+            lock.release()
+
     def create(self, config: Config) -> None:
-        """Make the folder for a new run. Raises `UsageError` where it is already in use."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        """Begin a new run in the folder. Raises `UsageError` where it is already in use."""
+        if self.path.exists() and any(file.name != LOCK for file in self.path.iterdir()):
             advice = f"continue it with `longtail train --resume {self.path}`, or " if self.config_file.exists() else ""
             raise UsageError(f"{self.path} already exists and is not empty: {advice}choose another --out.")
         write_text(self.config_file, save_yaml(config))

@@ -18,7 +18,7 @@ from ..evaluation.geometry import geometry as measure_geometry
 from ..methods.base import Method
 from .deploy import load
 from .evaluate import evaluate
-from .prepare import build_split, check_native_size, choose_images
+from .prepare import build_split, check_native_size, images_of
 from .run import Run
 from .schedule import use_bf16
 
@@ -35,16 +35,22 @@ def score(
     """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
 
     With `data` (and `root`, see `open_source`) the run's own images are not needed, unless `geometry` asks for the training
-    images' features too. Raises `UsageError` for a split that the run does not have, or images of other classes.
+    images' features too. Raises `UsageError` for a split that the run does not have, images of other classes, or where the
+    run's own images have changed.
     """
-    config = Run.open(path).config()
+    if data is not None and split is not None:
+        raise UsageError("The images of --data are scored as they are: leave --split out.")
+    if root is not None and data is None:
+        raise UsageError("--root says where the files of --data are: give both, or neither.")
+    run = Run.open(path)
+    config = run.config()
     fabric = Fabric(accelerator="auto", devices=1)  # not the run's, which this machine may lack
     predictor = load(path, fabric.device)
     predictor.check_classifies()
     pixels = predictor.description.preprocessing
     splits: dict[str, ImageSet] = {}
     if data is None or geometry:
-        subset = choose_images(config.data, config.seed)
+        subset = images_of(run)
         splits = {"train": subset.train, **subset.held_out}
     if data is not None:
         other = open_source(data, root=root)

@@ -19,7 +19,7 @@ from lightning_fabric.loggers import TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
-from ..config import Config, TrainConfig, merge, validate
+from ..config import Config, TrainConfig, flat, merge, validate
 from ..errors import LongtailError, UsageError, unknown_name
 from ..memory import keep_freed_memory
 from ..methods.base import Batch, Clock, Method, Stage
@@ -27,7 +27,7 @@ from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
 from .average import WeightAverage
 from .evaluate import evaluate, evaluate_flipped
-from .prepare import Subset, build_loaders, build_method, choose_images
+from .prepare import Subset, build_loaders, build_method, choose_images, images_of
 from .reporter import Reporter
 from .results import deployed_parameters, write_results
 from .run import Run, device_name, environment, write_json
@@ -104,7 +104,7 @@ class Trainer:
         state = self._load_state() if resume else None
         self.progress = self._progress(state) if state else Progress(finished=self._finished_before())
         self.saved = -math.inf  # when the state last was
-        subset = choose_images(self.config.data, self.config.seed)
+        subset = images_of(self.run) if state else choose_images(self.config.data, self.config.seed)
         # Built once for nothing: a wrong backbone or stage is better told before a million images are decoded.
         self._stages(build_method(self.config, subset.classes, channels=3))
         self.fabric.launch()
@@ -177,6 +177,7 @@ class Trainer:
         if self.config.train.channels_last:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.config.train.compile:
+            logger.info("compiled: the first steps, and the first evaluation, take up to a minute or two to compile")
             method.compile()
         return method
 
@@ -201,12 +202,15 @@ class Trainer:
         )  # fmt: skip
 
     def _stages(self, method: Method) -> list[Stage]:
-        """The stages still to run. Raises `UsageError` for an unknown one, or where a new run would have none."""
+        """The stages still to run. Raises `UsageError` for an unknown one, one with impossible settings, or where a new run
+        would have none."""
         stages = {stage.name: stage for stage in method.stages()}
         wanted = self.config.stages or tuple(stages)
         if unknown := [name for name in wanted if name not in stages]:
             raise unknown_name(f"stage of {self.config.method} with these options", unknown[0], stages)
         left = [stage for name, stage in stages.items() if name in wanted and name not in self.progress.finished]
+        for stage in left:
+            self._settings(stage)
         if not left and not self.progress.lines:
             raise UsageError(
                 f"{self.config.start_from} has finished every stage of {self.config.method}: {', '.join(stages)}. "
@@ -214,9 +218,13 @@ class Trainer:
             )
         return left
 
-    def _fit_stage(self, stage: Stage, state: Mapping[str, Any] | None) -> None:
+    def _settings(self, stage: Stage) -> TrainConfig:
+        """The run's training configuration with the stage's own laid over it."""
         overridden = merge(self.config.train.model_dump(), stage.optim)
-        self.train: TrainConfig = validate(TrainConfig, overridden, f"stage {stage.name} of {self.config.method}")
+        return validate(TrainConfig, overridden, f"stage {stage.name} of {self.config.method}")
+
+    def _fit_stage(self, stage: Stage, state: Mapping[str, Any] | None) -> None:
+        self.train = self._settings(stage)
         resumed = state if state is not None and "optimizer" in state else None
         if resumed is None:
             self.method.before_stage(stage, lambda: self.loaders.train.evaluation(self.train.batch_size))
@@ -306,7 +314,8 @@ class Trainer:
         progress.epoch, progress.step, progress.totals, progress.lines = epoch + 1, 0, {}, progress.lines + 1
         if self.is_main:
             self.run.append_metrics(record)
-            self.board.log_metrics(_flat(record), progress.lines - 1)
+            numbers = {name: value for name, value in flat(record, "/") if isinstance(value, (int, float))}
+            self.board.log_metrics(numbers, progress.lines - 1)
         self.reporter.epoch(record)
         progress.seconds += time.perf_counter() - begun
         if self.fabric.broadcast(time.monotonic() - self.saved >= SAVE_EVERY):  # on every process, or on none
@@ -427,17 +436,6 @@ def _telling_why_nothing_compiles(compiled: bool) -> Iterator[None]:
 def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The scalars of an evaluation: what a line of metrics.jsonl holds."""
     return {name: value for name, value in metrics.items() if isinstance(value, float)}
-
-
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested numbers as name/inner: number, for TensorBoard."""
-    flat: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)):
-            flat[prefix + name] = value
-    return flat
 
 
 def load_weights(method: Method, source: Run) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from ..classes import Classes
+from ..config import Section
 from ..data.streams import Batch, Sampler, Stream
 from ..models.backbone import Backbone
 
@@ -46,10 +47,8 @@ class Stage:
     optim: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Options(BaseModel):
-    """Base of every method's hyper-parameters: validated, no unknown names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Options(Section):
+    """Base of every method's hyper-parameters."""
 
 
 class Method(nn.Module):

@@ -43,10 +43,10 @@ class BCE3SOptions(Options):
     contrastive_from: int = Field(1, ge=0, description="epoch (from 0) at which the contrastive term starts")
     resample_weighting: float = Field(0.0, description="q of the second stream's sampler")
     finetune: Literal["none", "maxnorm"] = Field("none", description="add the second stage")
-    finetune_epochs: int = Field(20, description="epochs of the second stage")
-    finetune_lr: float = Field(1e-4, description="learning rate of the second stage")
-    beta: float = Field(0.9999, description="of the second stage's effective numbers")
-    thresh: float = Field(0.1, description="of MaxNorm, between the smallest and largest row norm")
+    finetune_epochs: int = Field(20, ge=1, description="epochs of the second stage")
+    finetune_lr: float = Field(1e-4, gt=0, description="learning rate of the second stage")
+    beta: float = Field(0.9999, gt=0, lt=1, description="of the second stage's effective numbers")
+    thresh: float = Field(0.1, ge=0, le=1, description="of MaxNorm, between the smallest and largest row norm")
 
     @model_validator(mode="after")
     def _learns_something(self) -> BCE3SOptions:

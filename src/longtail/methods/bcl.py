@@ -27,9 +27,9 @@ class BCLOptions(Options):
     ce_weight: float = Field(2.0, description="weight of the classification term")
     contrast_weight: float = Field(0.6, description="weight of the contrastive term")
     tau: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
-    hidden: int | None = Field(512, description="width of the projectors' hidden layer (null: the feature width)")
-    dim: int = Field(128, description="width of the contrasted features")
-    scale: float = Field(30.0, description="of the cosine classifier")
+    hidden: int | None = Field(512, ge=1, description="width of the projectors' hidden layer (null: the feature width)")
+    dim: int = Field(128, ge=1, description="width of the contrasted features")
+    scale: float = Field(30.0, gt=0, description="of the cosine classifier")
 
 
 class BCL(Method):

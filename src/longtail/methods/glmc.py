@@ -32,9 +32,9 @@ class GLMCOptions(Options):
     contrast_weight: float = Field(1.0, description="g: weight of the consistency term")
     rebalance: bool = Field(True, description="false: the form for balanced data, without a rebalanced classifier")
     finetune: Literal["none", "maxnorm", "balanced_softmax"] = Field("none", description="add a second stage")
-    finetune_epochs: int = Field(10, description="epochs of the second stage")
-    finetune_lr: float = Field(1e-3, description="learning rate of the second stage")
-    thresh: float = Field(0.1, description="of MaxNorm, between the smallest and largest row norm")
+    finetune_epochs: int = Field(10, ge=1, description="epochs of the second stage")
+    finetune_lr: float = Field(1e-3, gt=0, description="learning rate of the second stage")
+    thresh: float = Field(0.1, ge=0, le=1, description="of MaxNorm, between the smallest and largest row norm")
 
 
 class GLMC(TwoStageMethod):
