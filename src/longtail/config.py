@@ -37,7 +37,7 @@ class DataConfig(Section):
     std: tuple[float, ...] | None = Field(None, strict=False, description="channel deviations (default: measured)")
     loader: Literal["auto", "resident", "streaming"] = Field("auto", description="decode once, or in workers")
     budget_gb: float = Field(2.0, gt=0, description="decoded sets up to this size are kept resident")
-    workers: int = Field(4, ge=0, description="worker processes of the streaming loader")
+    workers: int = Field(4, ge=0, description="worker processes of the streaming loader, up to the number of cores")
     skip_corrupt: bool = Field(False, description="leave unreadable images out (and record them) instead of stopping")
 
     @model_validator(mode="after")

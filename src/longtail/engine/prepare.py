@@ -25,7 +25,7 @@ from ..methods.base import Method
 from ..models import build_backbone
 from ..seeding import derive_seed
 from .deploy import Preprocessing
-from .run import Run
+from .run import Run, cores
 
 logger = logging.getLogger("longtail")
 
@@ -159,7 +159,7 @@ def build_split(
         mean=mean,
         std=std,
         mode=config.loader,
-        workers=config.workers,
+        workers=min(config.workers, cores()),  # more would only get in each other's way, and PyTorch says so each epoch
         skip_corrupt=config.skip_corrupt,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

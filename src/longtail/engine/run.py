@@ -168,7 +168,12 @@ def device_name(device: torch.device) -> str:
         name = next(
             (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), name
         )
-    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    """Of the CPU, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git_commit() -> str | None:
