@@ -134,6 +134,13 @@ BAD_DATA = {
         1,
         "cannot read image train/cat/none.png: No such file or directory",
     ),
+    "one mean for all channels": (
+        nothing,
+        ("--set", "mean=[0.5]", "--set", "std=[0.5]"),
+        2,
+        "data.mean has 1 values, but the images of folder:{photos} (train) are RGB: give 3",
+    ),
+    "no mean": (nothing, ("--set", "mean=[]", "--set", "std=[]"), 2, "data.mean has 0 values"),
     "root unneeded": (nothing, ("--root", "x"), 2, "A root is for the paths of list: and csv: sources"),
 }
 
