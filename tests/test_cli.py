@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from longtail.config import merge
 from longtail.engine.run import Run
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
@@ -347,7 +348,8 @@ def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("nowhere.png",), 2, "nowhere.png does not exist"),
+        (("{tmp}/bad.jpg", "nowhere.png", "--skip-corrupt"), 2, "nowhere.png does not exist"),
+        (("{tmp}/bad.jpg", "{tmp}/link.jpg", "--skip-corrupt"), 2, "link.jpg does not exist"),
         (("{tmp}/empty",), 2, "empty holds no images"),
         (("{tmp}/bad.jpg",), 1, "Cannot read {tmp}/bad.jpg: .*--skip-corrupt"),
         (("{tmp}/bad.jpg", "--format", "xml"), 2, "--format is csv or jsonl, not 'xml'"),
@@ -356,22 +358,42 @@ def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
 )
 def test_bad_predict(longtail, trained, tmp_path, words, code, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
     Image.effect_noise((16, 16), 90).save(tmp_path / "bad.jpg")
     damage(tmp_path / "bad.jpg")
     words = [word.format(tmp=tmp_path) for word in words]
     found, _, err = longtail("predict", trained / "run", *words, "--out", tmp_path / "p.csv")
     assert found == code
     assert told(err, message.format(tmp=tmp_path))
+    assert "Left out" not in err
     assert not (tmp_path / "p.csv").exists()
 
 
 def test_predict_skips_what_it_cannot_read(longtail, trained, tmp_path):
     shutil.copytree(trained / "photos" / "test" / "red", tmp_path / "images")
     damage(tmp_path / "images" / "0.png")
+    (tmp_path / "images" / "2.png").symlink_to("nowhere.png")
     code, out, err = longtail("predict", trained / "run", tmp_path / "images", "--skip-corrupt")
     assert code == 0
     assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == [str(tmp_path / "images" / "1.png")]
     assert told(err, "Left out: Cannot read {}: ".format(tmp_path / "images" / "0.png"))
+    assert told(err, "Left out: Cannot read {}: No such file".format(tmp_path / "images" / "2.png"))
+
+
+def test_predict_searches_a_folder_as_training_does(longtail, trained, tmp_path):
+    shutil.copytree(trained / "photos" / "test" / "red", tmp_path / "images" / "a.jpg")
+    (tmp_path / "images" / "a.jpg" / "._0.png").touch()
+    (tmp_path / "images" / "a.jpg" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "a.jpg" / "1.png").rename(tmp_path / "images" / "a.jpg" / "1\udcff.png")
+    code, out, _ = longtail("predict", trained / "run", tmp_path / "images")
+    assert code == 0
+    folder = tmp_path / "images" / "a.jpg"
+    assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == [f"{folder}/0.png", f"{folder}/1\\udcff.png"]
+
+
+def rewrite(**changes):
+    """What lays `changes` over a JSON file."""
+    return lambda path: path.write_text(json.dumps(merge(json.loads(path.read_text()), changes)))
 
 
 @pytest.mark.parametrize("command", ["predict", "eval"])
