@@ -178,7 +178,7 @@ def test_policies_adapt_to_the_size():
         ("jitter:1:1:inf:0", "saturation is inf"),
         ("flip:nan", "prob is nan; expected 0 to 1"),
         ("grey:3", "prob is 3; expected 0 to 1"),
-        ("weak,flip", "'weak' is a whole policy, whose name stands alone"),
+        ("weak,flip", "'weak' is a whole policy: give it alone"),
         ("xyz", "jitter, none, randaugment, resized_crop"),
         ("cutout:8,flip", "cutout works on normalised images, so it must be the last"),
         ("autoaugment:imagenet", "Unknown AutoAugment policy 'imagenet'"),

@@ -230,7 +230,9 @@ def _parse_op(item: str, spec: str) -> Op:
     name, *arguments = item.split(":")
     if name not in OPS:
         if name in POLICIES:
-            raise UsageError(f"Augmentation '{spec}': '{name}' is a whole policy, whose name stands alone.")
+            raise UsageError(
+                f"Augmentation '{spec}': '{name}' is a whole policy: give it alone, or list operations instead."
+            )
         raise unknown_name("augmentation", name, {*OPS, *POLICIES})
     expected = fields(OPS[name])  # type: ignore[arg-type]
     required = sum(field.default is MISSING for field in expected)
