@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -97,6 +98,29 @@ def test_predictor_refuses(run, tmp_path):
         predictor.predict(tmp_path / "bad.png")
     with pytest.raises(UsageError, match=r"holds no model.json: give a finished run"):
         longtail.load(tmp_path)
+    for size in ({"top": 0}, {"batch_size": 0}):
+        with pytest.raises(UsageError, match=r"top and batch_size are .*; expected 1 or more"):
+            predictor.predict(np.zeros((28, 28), np.uint8), **size)
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="Cannot use device 'cuda': "):
+            longtail.load(run, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((2, 28, 28, 3), np.uint8), r"An array uint8 \[2, 28, 28, 3\]"),
+        (np.zeros((3, 28, 28), np.uint8), r"An array uint8 \[3, 28, 28\]"),
+        (np.zeros(28, np.uint8), r"An array uint8 \[28\]"),
+        (np.zeros((28, 0), np.uint8), r"An array uint8 \[28, 0\]"),
+        (np.zeros((28, 28)), r"An array float64 \[28, 28\]"),
+        (io.BytesIO(), "A BytesIO"),
+        (3, "A int"),
+    ],
+)
+def test_what_is_no_image(run, image, found):
+    with pytest.raises(UsageError, match=rf"{found} is no image. Expected a path, .*an array uint8 \[H, W\] or"):
+        longtail.load(run).predict(image)
 
 
 def test_what_is_scored_is_said_once(run, small_set):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from longtail.config import merge
 from longtail.engine.run import Run
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
@@ -134,6 +135,13 @@ BAD_DATA = {
         1,
         "cannot read image train/cat/none.png: No such file or directory",
     ),
+    "one mean for all channels": (
+        nothing,
+        ("--set", "mean=[0.5]", "--set", "std=[0.5]"),
+        2,
+        "data.mean has 1 values, but the images of folder:{photos} (train) are RGB: give 3",
+    ),
+    "no mean": (nothing, ("--set", "mean=[]", "--set", "std=[]"), 2, "data.mean has 0 values"),
     "root unneeded": (nothing, ("--root", "x"), 2, "A root is for the paths of list: and csv: sources"),
 }
 
@@ -338,7 +346,8 @@ def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("nowhere.png",), 2, "nowhere.png does not exist"),
+        (("{tmp}/bad.jpg", "nowhere.png", "--skip-corrupt"), 2, "nowhere.png does not exist"),
+        (("{tmp}/bad.jpg", "{tmp}/link.jpg", "--skip-corrupt"), 2, "link.jpg does not exist"),
         (("{tmp}/empty",), 2, "empty holds no images"),
         (("{tmp}/bad.jpg",), 1, "Cannot read {tmp}/bad.jpg: .*--skip-corrupt"),
         (("{tmp}/bad.jpg", "--format", "xml"), 2, "--format is csv or jsonl, not 'xml'"),
@@ -347,22 +356,42 @@ def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
 )
 def test_bad_predict(longtail, trained, tmp_path, words, code, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
     Image.effect_noise((16, 16), 90).save(tmp_path / "bad.jpg")
     damage(tmp_path / "bad.jpg")
     words = [word.format(tmp=tmp_path) for word in words]
     found, _, err = longtail("predict", trained / "run", *words, "--out", tmp_path / "p.csv")
     assert found == code
     assert told(err, message.format(tmp=tmp_path))
+    assert "Left out" not in err
     assert not (tmp_path / "p.csv").exists()
 
 
 def test_predict_skips_what_it_cannot_read(longtail, trained, tmp_path):
     shutil.copytree(trained / "photos" / "test" / "red", tmp_path / "images")
     damage(tmp_path / "images" / "0.png")
+    (tmp_path / "images" / "2.png").symlink_to("nowhere.png")
     code, out, err = longtail("predict", trained / "run", tmp_path / "images", "--skip-corrupt")
     assert code == 0
     assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == [str(tmp_path / "images" / "1.png")]
     assert told(err, "Left out: Cannot read {}: ".format(tmp_path / "images" / "0.png"))
+    assert told(err, "Left out: Cannot read {}: No such file".format(tmp_path / "images" / "2.png"))
+
+
+def test_predict_searches_a_folder_as_training_does(longtail, trained, tmp_path):
+    shutil.copytree(trained / "photos" / "test" / "red", tmp_path / "images" / "a.jpg")
+    (tmp_path / "images" / "a.jpg" / "._0.png").touch()
+    (tmp_path / "images" / "a.jpg" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "a.jpg" / "1.png").rename(tmp_path / "images" / "a.jpg" / "1\udcff.png")
+    code, out, _ = longtail("predict", trained / "run", tmp_path / "images")
+    assert code == 0
+    folder = tmp_path / "images" / "a.jpg"
+    assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == [f"{folder}/0.png", f"{folder}/1\\udcff.png"]
+
+
+def rewrite(**changes):
+    """What lays `changes` over a JSON file."""
+    return lambda path: path.write_text(json.dumps(merge(json.loads(path.read_text()), changes)))
 
 
 @pytest.mark.parametrize("command", ["predict", "eval"])
@@ -373,12 +402,29 @@ def test_predict_skips_what_it_cannot_read(longtail, trained, tmp_path):
         ("model.json", lambda path: path.write_text("{"), 1, "is damaged"),
         ("model.json", lambda path: path.write_text("[]"), 1, "has format None; this version reads 1"),
         ("model.json", lambda path: path.write_text(path.read_text().replace("resnet8", "resnet14")), 1, "do not fit"),
+        ("model.json", rewrite(format=9), 1, "format 9"),
         (
             "model.json",
-            lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 9')),
+            rewrite(classes=["red", "blue"], class_counts=[8, 8]),
             1,
-            "format 9",
+            "do not fit its model.json: size mism",
         ),
+        ("model.json", rewrite(classes=["red", "blue"]), 1, "is damaged: its classes and class_counts differ"),
+        ("model.json", rewrite(preprocessing={"mean": []}), 1, "is damaged: its channels, mean and std do not go"),
+        (
+            "model.json",
+            rewrite(preprocessing={"channels": 2, "mean": [0, 0], "std": [1, 1]}),
+            1,
+            "is damaged: its chan",
+        ),
+        (
+            "model.json",
+            rewrite(preprocessing={"channels": 1, "mean": [0.5], "std": [0.5]}),
+            1,
+            "do not fit its model.json: size mismatch",
+        ),
+        ("model.json", rewrite(preprocessing={"image_size": 0}), 1, "is damaged.*image_size should be greater than 0"),
+        ("model.json", rewrite(preprocessing={"resize": -1}), 1, "is damaged.*resize should be greater than 0"),
         ("model.safetensors", lambda path: path.unlink(), 1, "is damaged.*model.safetensors"),
         ("model.safetensors", damage, 1, "is damaged"),
     ],

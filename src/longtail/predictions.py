@@ -5,61 +5,54 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
 from torch import Tensor
 
 from .data.decode import CorruptImage
-from .data.sources.folder import SUFFIXES
+from .data.sources.folder import SUFFIXES, images_under
 from .engine.deploy import Prediction, Predictor
-from .errors import UsageError
+from .errors import LongtailError, UsageError
 from .files import write_atomically
 
 logger = logging.getLogger("longtail")
 
 
-def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Each file given, and each image file below each folder given, in a fixed order.
+def find_images(paths: Sequence[Path]) -> Iterator[Path]:
+    """Each file given, and each image file below each folder given (see `images_under`), in a fixed order.
 
-    Raises `UsageError` for a path that does not exist, and for folders without any image.
+    Raises `UsageError` at once for a path that does not exist, and for a folder without any image.
     """
     for path in paths:
         if path.is_dir():
-            empty = True
-            for image in _below(path):
-                empty = False
-                yield image
-            if empty:
-                raise UsageError(f"{path} holds no images (files named {', '.join(SUFFIXES)}).")
-        elif path.is_file():
-            yield path
-        else:
+            if next(images_under(path), None) is None:
+                raise UsageError(
+                    f"{path} holds no images (files named {', '.join(SUFFIXES)}). Links to folders in it are not followed."
+                )
+        elif not path.is_file():
             raise UsageError(f"{path} does not exist.")
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for name in sorted(os.listdir(folder)):
-        if name.lower().endswith(SUFFIXES):
-            yield folder / name
-        elif (folder / name).is_dir():
-            yield from _below(folder / name)
+    return chain.from_iterable(images_under(path) if path.is_dir() else [path] for path in paths)
 
 
 def predict_files(
-    predictor: Predictor, paths: Iterable[Path], top: int, batch_size: int, skip_corrupt: bool
+    predictor: Predictor, paths: Sequence[Path], top: int, batch_size: int, skip_corrupt: bool
 ) -> Iterator[tuple[Path, Prediction]]:
-    """Predictions for every image found. Unreadable ones raise `CorruptImage`, or are logged and left out."""
+    """Predictions for every image found. Unreadable ones raise `CorruptImage`, or are logged and left out.
+
+    Raises `UsageError` at once for a model that gives embeddings only, and for what `find_images` refuses.
+    """
     predictor.check_classifies()
+    found = find_images(paths)
 
     def prepared() -> Iterator[tuple[Path, Tensor]]:
-        for path in find_images(paths):
+        for path in found:
             try:
                 yield path, predictor.prepare(path)
-            except CorruptImage as error:
+            except LongtailError as error:  # a broken link or a file that may not be read is told as a `UsageError`
                 if not skip_corrupt:
                     raise CorruptImage(f"{error} Use --skip-corrupt to leave such images out.") from error
                 logger.warning("Left out: %s", error)
@@ -91,7 +84,8 @@ def _write(predictions: Iterable[tuple[Path, Prediction]], form: str, top: int, 
     for path, prediction in predictions:
         pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
         if form == "csv":
-            rows.writerow([path, *(cell for label, share in pairs for cell in (label, f"{share:.6f}"))])
+            printable = str(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+            rows.writerow([printable, *(cell for label, share in pairs for cell in (label, f"{share:.6f}"))])
         else:
             best = [{"label": label, "probability": round(share, 6)} for label, share in pairs]
             handle.write(json.dumps({"path": str(path), "predictions": best}) + "\n")

@@ -96,6 +96,13 @@ def test_missing_files_are_not_duplicates_of_each_other(tmp_path: Path) -> None:
     assert (train.unreadable, train.duplicates) == (2, 0)
 
 
+@pytest.mark.filterwarnings("error:Glyph")
+def test_curve_with_any_class_name(tmp_path: Path) -> None:
+    images = np.zeros((2, 2, 2), np.uint8)
+    result = inspect_source(Splits(ArraySet(r"$\foo$", [r"$\foo$", "猫"], [0, 1], images, "train")))
+    save_curve(result, tmp_path / "curve.png")
+
+
 @pytest.mark.parametrize("classes", [3, 70])
 def test_curve_is_a_png_whose_bars_fall(tmp_path: Path, classes: int) -> None:
     labels = np.repeat(np.arange(classes), np.linspace(1, 150, classes).astype(int))

@@ -74,6 +74,12 @@ def test_processes_share_a_batch_without_overlap():
         share(10, 0, 4)
 
 
+@pytest.mark.parametrize("q", [float("nan"), float("inf"), 1e9, -1e9])
+def test_weights_that_cannot_be_computed(q):
+    with pytest.raises(UsageError, match=r"Images cannot be drawn by 1 / n\^q with q = .*resample_weighting"):
+        draws(Stream((), "power", q=q))
+
+
 def test_unknown_sampler():
     with pytest.raises(UsageError, match=r"Unknown sampler 'balance'\. Did you mean 'balanced'"):
         draws(Stream((), "balance"))

@@ -99,6 +99,20 @@ def test_truncated_file_in_a_folder(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("photos/cat/1\udcff.png", r"cat/1\\xff\.png"),
+        ("photos/cat\udcff/1.png", r"cat\\xff"),
+        ("photos\udcff/cat/1.png", r"folder:.*photos\\xff \(train\)"),
+    ],
+)
+def test_names_that_are_not_utf8(tmp_path: Path, image: str, name: str) -> None:
+    write_images(tmp_path, [image])
+    with pytest.raises(UsageError, match=f"The name b'{name}' is not UTF-8: rename it"):
+        open_source(f"folder:{tmp_path}/{image.partition('/')[0]}")
+
+
 # lists
 
 
@@ -267,6 +281,39 @@ def test_bad_parquet(tmp_path: Path) -> None:
         open_source(str(tmp_path / "text.parquet"))
     with pytest.raises(UsageError, match="No parquet file"):
         open_source(f"parquet:{tmp_path}/nothing*.parquet")
+    write_parquet(tmp_path / "list.parquet", embedded([pixels()]), [[0]], None)
+    with pytest.raises(
+        UsageError, match=r"list\.parquet: column 'label' is list<.*>; expected one number or class name"
+    ):
+        open_source(str(tmp_path / "list.parquet"))
+    write_parquet(tmp_path / "empty.parquet", [], [], ["a", "b"])
+    with pytest.raises(UsageError, match=r"empty\.parquet holds no images"):
+        open_source(str(tmp_path / "empty.parquet"))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["{", "[]", '{"info": null}', '{"info": {"features": []}}', '{"info": {"features": {"label": {"names": 5}}}}'],
+)
+def test_malformed_parquet_metadata(tmp_path: Path, metadata: str) -> None:
+    write_parquet(tmp_path / "a.parquet", embedded([pixels()]), [0], None)
+    table = pq.read_table(tmp_path / "a.parquet").replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"a\.parquet: its metadata 'huggingface' is malformed"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("column", [0, 2], ids=["image", "label"])
+def test_damaged_parquet_page(tmp_path: Path, column: int) -> None:
+    write_parquet(tmp_path / "a.parquet", embedded([pixels()]), [0], None)
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        part = file.metadata.row_group(0).column(column)
+    raw = bytearray((tmp_path / "a.parquet").read_bytes())
+    start, size = part.dictionary_page_offset, part.total_compressed_size
+    raw[start : start + size] = bytes(size)
+    (tmp_path / "a.parquet").write_bytes(raw)
+    with pytest.raises(UsageError, match=r"Cannot read .*a\.parquet as parquet: "):
+        open_source(str(tmp_path / "a.parquet"))
 
 
 # npz and the embedded set
@@ -297,6 +344,7 @@ def test_npz(tmp_path: Path) -> None:
             {"train_images": np.zeros((1, 2, 2), np.uint8), "train_labels": [3], "class_names": ["a", "b"]},
             "label 3 of image train#0 is out of range",
         ),
+        ({"train_images": np.zeros((0, 2, 2), np.uint8), "train_labels": np.zeros(0, int)}, "holds no images"),
     ],
 )
 def test_bad_npz(tmp_path: Path, content: dict, message: str) -> None:
@@ -455,7 +503,7 @@ def fake_datasets(splits: dict[str, FakeRows]) -> SimpleNamespace:
 
     for rows in splits.values():
         rows.features = {"img": Image(), "label": ClassLabel()}
-    return SimpleNamespace(Image=Image, ClassLabel=ClassLabel, load_dataset=lambda name: splits)
+    return SimpleNamespace(Image=Image, ClassLabel=ClassLabel, load_dataset={"someone/pets": splits}.__getitem__)
 
 
 def test_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -463,7 +511,8 @@ def test_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     train = FakeRows([{"img": {"bytes": None, "path": str(tmp_path / "a.png")}, "label": 1}])
     test = FakeRows([{"img": {"bytes": png(arrays[1]), "path": None}, "label": 0}])
     monkeypatch.setitem(sys.modules, "datasets", fake_datasets({"train": train, "validation": test}))
-    splits = open_source("hf:someone/pets")
+    monkeypatch.setenv("HOME", "someone")
+    splits = open_source("hf:~/pets")
     np.testing.assert_array_equal(splits.train.image(0, 3), arrays[0])
     assert splits.train.class_names == ("cat", "dog")
     assert splits.train.labels.tolist() == [1]
@@ -498,6 +547,13 @@ def test_hub_without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_and_unknown_sources(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         open_source(spec)
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "cifar100", "csv", "folder", "list", "npz", "parquet", "rec"])
+def test_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=f"{tmp_path}/none"):
+        open_source(f"{kind}:~/none")
 
 
 def test_root_without_a_list() -> None:

@@ -212,20 +212,28 @@ OPS: dict[str, type[Op]] = {
 def parse(spec: str, size: int) -> list[Op]:
     """The operations that `spec` means for images of `size` pixels.
 
-    Raises `UsageError` for an unknown name, or arguments of the wrong number or type.
+    Raises `UsageError` for an unknown name, or arguments of the wrong number, type or range.
     """
     if spec in POLICIES:
         spec = POLICIES[spec][size > 64]
     parsed = [_parse_op(item.strip(), spec) for item in spec.split(",")] if spec.strip() else []
     if any(isinstance(op, Cutout) for op in parsed[:-1]):
         raise UsageError(f"Augmentation '{spec}': cutout works on normalised images, so it must be the last operation.")
+    for op in parsed:
+        pixels = op.padding if isinstance(op, Crop) else op.high if isinstance(op, Blur) else 0
+        if pixels > size:
+            raise UsageError(f"Augmentation '{spec}': {pixels:g} pixels are more than an image of {size} x {size} has.")
     return parsed
 
 
 def _parse_op(item: str, spec: str) -> Op:
     name, *arguments = item.split(":")
     if name not in OPS:
-        raise unknown_name("augmentation", name, [*OPS, *POLICIES])
+        if name in POLICIES:
+            raise UsageError(
+                f"Augmentation '{spec}': '{name}' is a whole policy: give it alone, or list operations instead."
+            )
+        raise unknown_name("augmentation", name, {*OPS, *POLICIES})
     expected = fields(OPS[name])  # type: ignore[arg-type]
     required = sum(field.default is MISSING for field in expected)
     form = ":".join([name, *(f"{f.name}" if f.default is MISSING else f"[{f.name}]" for f in expected)])
@@ -239,8 +247,9 @@ def _parse_op(item: str, spec: str) -> Op:
             raise UsageError(
                 f"Augmentation '{item}' in '{spec}': {field.name} is '{text}', expected {field.type} ({form})."
             ) from None
-        if field.type != "str" and values[-1] < 0:
-            raise UsageError(f"Augmentation '{item}' in '{spec}': {field.name} is negative.")
+        most = 1 if field.name == "prob" else 1_000_000
+        if field.type != "str" and not 0 <= values[-1] <= most:  # so that NaN is refused too
+            raise UsageError(f"Augmentation '{item}' in '{spec}': {field.name} is {text}; expected 0 to {most:,}.")
     return OPS[name](*values)
 
 

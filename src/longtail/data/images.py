@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from ..errors import UsageError
 from .decode import CorruptImage, decode
 
 
@@ -75,6 +78,12 @@ class FileSet(ImageSet):
         root: Path,
         paths: Sequence[str],
     ) -> None:
+        """Raises `UsageError` for a name that is not UTF-8, as the names in a run's files must be."""
+        for text in chain((name,), class_names, paths):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UsageError(f"The name {os.fsencode(text)!r} is not UTF-8: rename it.") from None
         super().__init__(name, class_names, labels)
         self.root, self.paths = root, paths
 

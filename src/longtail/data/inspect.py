@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -270,16 +271,19 @@ def save_curve(inspection: Inspection, path: Path) -> None:
     axes.yaxis.set_minor_formatter("")
     axes.set_xlim(-0.5, len(counts) - 0.5)
     if len(counts) <= _BARS:
-        axes.set_xticks(range(len(counts)), [classes.names[c] for c in order], rotation=35, ha="right")
+        axes.set_xticks(
+            range(len(counts)), [classes.names[c] for c in order], rotation=35, ha="right", parse_math=False
+        )
         for rank, count in enumerate(counts):
             axes.annotate(f"{count:,}", (rank, max(count, 0.7)), (0, 2), textcoords="offset points", ha="center")
     else:
         axes.set_xlabel("class, by number of training images")
     axes.set_ylabel("training images")
     factor = inspection.train.imbalance
-    axes.set_title(
-        inspection.train.name + (f"\nimbalance factor {factor:,.1f}" if factor else ""), loc="left", fontsize=11
-    )
+    title = inspection.train.name + (f"\nimbalance factor {factor:,.1f}" if factor else "")
+    axes.set_title(title, loc="left", fontsize=11, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as boxes, which speak for themselves
+        figure.savefig(path, format="png")

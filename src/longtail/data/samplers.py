@@ -30,7 +30,10 @@ class ClassIndex:
         return self.order[self.offsets[label] : self.offsets[label] + self.counts[label]]
 
     def class_probabilities(self, stream: Stream) -> Tensor:
-        """Probability of each class in a draw with replacement, float64 [C]. A class without images is never drawn."""
+        """Probability of each class in a draw with replacement, float64 [C]. A class without images is never drawn.
+
+        Raises `UsageError` for an unknown sampler, and for a q by which no probabilities can be computed.
+        """
         counts = self.counts.double()
         if stream.sampler == "power":
             weights = counts * counts**-stream.q
@@ -41,7 +44,13 @@ class ClassIndex:
         else:
             raise unknown_name("sampler", stream.sampler, ("instance", "balanced", "power", "reversed"))
         weights = weights.where(self.counts > 0, 0)
-        return weights / weights.sum()
+        probabilities = weights / weights.sum()
+        if not (math.isfinite(stream.q) and probabilities.isfinite().all()):
+            raise UsageError(
+                f"Images cannot be drawn by 1 / n^q with q = {stream.q:g} (resample_weighting): expected about 0 (images "
+                "equally likely) to 1 (classes equally likely)."
+            )
+        return probabilities
 
 
 def epoch_draws(

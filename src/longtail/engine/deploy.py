@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import IOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
@@ -37,8 +39,8 @@ Image = str | Path | bytes | np.ndarray | Any  # Any: a PIL image
 class Preprocessing(Section):
     """How pixels become a network's input."""
 
-    resize: int = Field(description="the shorter side is resized to this, and the middle square kept")
-    image_size: int = Field(description="the middle of that square which the network sees")
+    resize: int = Field(gt=0, description="the shorter side is resized to this, and the middle square kept")
+    image_size: int = Field(gt=0, description="the middle of that square which the network sees")
     channels: int
     mean: tuple[float, ...] = Field(strict=False)  # JSON has lists
     std: tuple[float, ...] = Field(strict=False)
@@ -101,9 +103,10 @@ class Predictor:
     def predict(self, images: Image | Sequence[Image], top: int = 1, batch_size: int = 64) -> list[Prediction]:
         """Predict paths, encoded bytes, PIL images or uint8 arrays [H, W] or [H, W, C], one or a list of them.
 
-        Raises `UsageError` for a missing file and `CorruptImage` for one that cannot be read.
+        Raises `UsageError` for a missing file and anything that is no such image, and `CorruptImage` for one that cannot
+        be read.
         """
-        if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Iterable):
+        if isinstance(images, (str, Path, bytes, np.ndarray, IOBase)) or not isinstance(images, Iterable):
             images = [images]
         return [
             prediction
@@ -113,20 +116,26 @@ class Predictor:
     def stream(
         self, images: Iterable[tuple[Name, Tensor]], top: int = 1, batch_size: int = 64
     ) -> Iterator[tuple[Name, Prediction]]:
-        """Predict pairs of a name and a prepared image lazily: only one batch is in memory, however many there are."""
+        """Predict pairs of a name and a prepared image lazily: only one batch is in memory, however many there are.
+
+        Raises `UsageError` for a `top` or `batch_size` below 1, and a model that gives embeddings only.
+        """
+        if min(top, batch_size) < 1:
+            raise UsageError(f"top and batch_size are {top} and {batch_size}; expected 1 or more.")
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
             names, tensors = zip(*batch, strict=True)
             yield from zip(names, self._rank(self.logits(tensors), top), strict=True)
 
     def prepare(self, image: Image) -> Tensor:
-        """Decode and resize one image: uint8 [C, S, S]."""
+        """Decode and resize one image: uint8 [C, S, S]. Raises as `predict` does."""
         name = image if isinstance(image, (str, Path)) else "an image"
         if isinstance(image, (str, Path)):
             try:
                 image = Path(image).read_bytes()
             except OSError as error:
                 raise UsageError(f"Cannot read {image!s}: {error.strerror}.") from error
+        _check_is_image(image)
         pixels = self.description.preprocessing
         try:
             decoded = decode(image, pixels.channels, at_least=(pixels.resize, pixels.resize))
@@ -164,10 +173,27 @@ class Predictor:
         ]
 
 
+def _check_is_image(image: Any) -> None:
+    if isinstance(image, np.ndarray):
+        layout = image.ndim == 2 or (image.ndim == 3 and image.shape[2] <= 4)
+        if layout and image.size and image.dtype == np.uint8:
+            return
+        found = f"An array {image.dtype} {list(image.shape)}"
+    elif isinstance(image, (bytes, PIL.Image.Image)):
+        return
+    else:
+        found = f"A {type(image).__name__}"
+    raise UsageError(
+        f"{found} is no image. Expected a path, the bytes of a file, a Pillow image, an array uint8 [H, W] or [H, W, C] of "
+        "up to 4 channels, or a list of these."
+    )
+
+
 def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
     """Read a deployable model from a run folder (or any folder with model.json and model.safetensors).
 
-    Raises `UsageError` where there is none, `LongtailError` where its files are damaged or disagree.
+    Raises `UsageError` where there is none or `device` is not available, `LongtailError` where its files are damaged or
+    disagree.
     """
     folder = Path(path)
     if not (folder / "model.json").is_file():
@@ -182,13 +208,24 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
     except (OSError, ValueError, SafetensorError) as error:
         raise LongtailError(f"The model in {folder} is damaged: {error}") from error
     cls, pixels = method_class(description.method), description.preprocessing
+    if pixels.channels not in (1, 3) or not pixels.channels == len(pixels.mean) == len(pixels.std):
+        raise LongtailError(f"The model in {folder} is damaged: its channels, mean and std do not go together.")
+    if len(description.classes) != len(description.class_counts):
+        raise LongtailError(f"The model in {folder} is damaged: its classes and class_counts differ in number.")
+    misfit = f"The weights in {folder} do not fit its model.json"
     method = cls(
         build_backbone(description.backbone, pixels.channels, image_size=pixels.image_size),
         Classes(description.classes, description.class_counts),
         validate(cls.Options, description.options, f"options of {description.method}"),
     )
-    missing, unexpected = method.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = method.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # tensors of other shapes, a line each
+        raise LongtailError(f"{misfit}: {str(error).splitlines()[-1].strip()}") from error
     missing = [name for name in missing if name.split(".", 1)[0] in method.deployed]
     if missing or unexpected:
-        raise LongtailError(f"The weights in {folder} do not fit its model.json: {(missing + unexpected)[:3]}.")
-    return Predictor(method, description, torch.device(device))
+        raise LongtailError(f"{misfit}: {(missing + unexpected)[:3]}.")
+    try:
+        return Predictor(method, description, torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # PyTorch has both for a device that is not there
+        raise UsageError(f"Cannot use device '{device}': {str(error).splitlines()[0]}.") from error

@@ -112,9 +112,16 @@ class Loaders:
 def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders:
     """Load, or get ready to stream, every split, normalised as the config says or by the training images' statistics.
 
-    Raises `LongtailError` where an image is corrupt and is not to be skipped, or where skipping leaves a class empty.
+    Raises `UsageError` for a mean or deviation of other channels than the images', and `LongtailError` where an image is
+    corrupt and is not to be skipped, or where skipping leaves a class empty.
     """
     channels = natural_channels(subset.train)
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if values is not None and len(values) != channels:
+            raise UsageError(
+                f"data.{name} has {len(values)} values, but the images of {subset.train.name} are "
+                f"{'grey' if channels == 1 else 'RGB'}: give {channels}, one for each channel."
+            )
     train = build_split(subset.train, config, fabric, channels, config.mean, config.std)
     classes = Classes.from_labels(subset.classes.names, train.labels)
     if 0 in classes.counts:

@@ -57,8 +57,8 @@ def open_source(spec: str, *, test: str | None = None, root: str | None = None) 
     matched to the training classes by name. `root` is the folder that paths in `list:` and `csv:` files are relative to
     (default: the file's own folder).
 
-    Pixels are not decoded yet. Raises `UsageError` for an unknown kind, a missing or malformed file, a label out of
-    range, and test classes that are not training classes. Whether a classifier can be trained on the classes is for
+    Pixels are not decoded yet. Raises `UsageError` for an unknown kind, a missing, malformed or empty file, a label out
+    of range, and test classes that are not training classes. Whether a classifier can be trained on the classes is for
     `check_labels` to say.
     """
     if root is not None and not {find_source(s)[0] for s in (spec, test) if s} & {"csv", "list"}:
@@ -76,7 +76,11 @@ def open_source(spec: str, *, test: str | None = None, root: str | None = None) 
 
 def _open(spec: str, root: str | None) -> Splits:
     kind, location = find_source(spec)
-    return KINDS[kind](location, root)
+    splits = KINDS[kind](location, root)
+    for images in (splits.train, splits.test):
+        if images is not None and not len(images):
+            raise UsageError(f"{images.name} holds no images. Expected at least one.")
+    return splits
 
 
 def find_source(spec: str) -> tuple[str, str]:

@@ -18,17 +18,16 @@ from ..images import ArraySet, Splits
 
 def open_cifar10(location: str) -> Splits:
     """CIFAR-10: `data_batch_1` to `data_batch_5`, `test_batch`, `batches.meta`."""
-    return _open(
-        "cifar10", Path(location), [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "label"
-    )
+    return _open("cifar10", location, [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "label")
 
 
 def open_cifar100(location: str) -> Splits:
     """CIFAR-100: `train`, `test`, `meta`; the 100 fine classes."""
-    return _open("cifar100", Path(location), ["train"], "test", "meta", "fine_label")
+    return _open("cifar100", location, ["train"], "test", "meta", "fine_label")
 
 
-def _open(kind: str, folder: Path, train: list[str], test: str, meta: str, label: str) -> Splits:
+def _open(kind: str, location: str, train: list[str], test: str, meta: str, label: str) -> Splits:
+    folder = Path(location).expanduser()
     names = load_pickle(folder / meta).get(f"{label}_names")
     if not isinstance(names, list):
         raise UsageError(f"{folder / meta} has no list '{label}_names'. Is it the official CIFAR layout?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import UsageError
@@ -32,7 +33,7 @@ def _read(root: Path, folder: Path, split: str) -> FileSet:
     classes = _subfolders(folder)
     paths, labels = [], []
     for label, class_folder in enumerate(classes):
-        found = images_under(class_folder)
+        found = sorted(images_under(class_folder))
         paths += [str(path.relative_to(root)) for path in found]
         labels += [label] * len(found)
     if not paths:
@@ -42,11 +43,11 @@ def _read(root: Path, folder: Path, split: str) -> FileSet:
     return FileSet(f"folder:{root} ({split})", [c.name for c in classes], labels, root, paths)
 
 
-def images_under(folder: Path) -> list[Path]:
-    """Image files in `folder` and below, by their suffix, sorted."""
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+def images_under(folder: Path) -> Iterator[Path]:
+    """Image files in `folder` and below, by their suffix, in a fixed order. Hidden ones are passed over, and links to
+    folders, which may lead in a circle."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)

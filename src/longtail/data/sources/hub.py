@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .parquet import pick
 
 def open_hub(location: str) -> Splits:
     """`location` is what `datasets.load_dataset` takes: a name on the hub, or a local folder."""
+    location = os.path.expanduser(location)
     try:
         import datasets
     except ImportError as error:

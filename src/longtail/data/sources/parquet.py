@@ -11,6 +11,8 @@ import glob
 import json
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -71,7 +73,8 @@ class ParquetSet(ImageSet):
         for file in files:
             if _columns(file) != (self.image_column, label_column, class_names):
                 raise UsageError(f"{file} and {files[0]} differ in their columns or class names.")
-            column = pq.read_table(file, columns=[label_column])[label_column]
+            with _naming(file):
+                column = pq.read_table(file, columns=[label_column])[label_column]
             if column.null_count:
                 row = column.is_null().index(True).as_py()
                 raise UsageError(f"{file} row {row}: no label in column '{label_column}'.")
@@ -90,7 +93,7 @@ class ParquetSet(ImageSet):
         places = []
         for path in self.files:
             row = 0
-            with pq.ParquetFile(path, memory_map=True) as file:
+            with _naming(path), pq.ParquetFile(path, memory_map=True) as file:
                 for group in range(file.num_row_groups):
                     # one group at a time: Arrow cannot read a struct of more than 2 GB in one piece
                     for chunk in file.read_row_group(group, columns=[self.image_column])[self.image_column].chunks:
@@ -113,11 +116,12 @@ class ParquetSet(ImageSet):
 
         names: list[str] = []
         for file in self.files:
-            if "name" in pq.read_schema(file).names:
-                names += pq.read_table(file, columns=["name"])["name"].to_pylist()
-            else:
-                rows = pq.read_table(file, columns=[f"{self.image_column}.path"])[self.image_column].to_pylist()
-                names += [Path(row["path"] or "").stem for row in rows]
+            with _naming(file):
+                if "name" in pq.read_schema(file).names:
+                    names += pq.read_table(file, columns=["name"])["name"].to_pylist()
+                else:
+                    rows = pq.read_table(file, columns=[f"{self.image_column}.path"])[self.image_column].to_pylist()
+                    names += [Path(row["path"] or "").stem for row in rows]
         return names
 
     def key(self, i: int) -> str:
@@ -132,25 +136,44 @@ class ParquetSet(ImageSet):
         return encoded if encoded is not None else read_file(self._rows.places[which][0].parent / str(image["path"]))
 
 
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Arrow's errors as a `UsageError` that says which file they are about."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"Cannot read {file} as parquet: {str(error).rstrip('.')}.") from error
+
+
 def _columns(file: Path) -> tuple[str, str, tuple[str, ...]]:
     """Image column, label column, and class names (none where the schema does not say)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _naming(file):
         schema = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"Cannot read {file} as parquet: {error}.") from error
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    image = pick(schema.names, "image", [name for name, f in features.items() if f.get("_type") == "Image"])
-    label = pick(schema.names, "label", [name for name, f in features.items() if f.get("_type") == "ClassLabel"])
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        types = {name: features[name].get("_type") for name in schema.names if isinstance(features.get(name), dict)}
+        names = {name: tuple(map(str, features[name].get("names") or ())) for name in types}
+    except (ValueError, AttributeError, TypeError):
+        raise UsageError(
+            f"{file}: its metadata 'huggingface' is malformed. Write the file anew with the package datasets, or without them."
+        ) from None
+    image = pick(schema.names, "image", [name for name, kind in types.items() if kind == "Image"])
+    label = pick(schema.names, "label", [name for name, kind in types.items() if kind == "ClassLabel"])
     if image is None or label is None:
         raise UsageError(f"{file}: expected columns 'image' and 'label'; found {', '.join(schema.names)}.")
     kind = schema.field(image).type
     if not pa.types.is_struct(kind) or {field.name for field in kind} != {"bytes", "path"}:
         raise UsageError(f"{file}: column '{image}' is {kind}; expected a struct of bytes and path.")
-    return image, label, tuple(features.get(label, {}).get("names", ()))
+    if pa.types.is_nested(schema.field(label).type):
+        raise UsageError(
+            f"{file}: column '{label}' is {schema.field(label).type}; expected one number or class name for each image."
+        )
+    return image, label, names.get(label, ())
 
 
 def pick(columns: list[str], usual: str, of_the_type: list[str]) -> str | None:
