@@ -382,11 +382,14 @@ def test_predict_searches_a_folder_as_training_does(longtail, trained, tmp_path)
     shutil.copytree(trained / "photos" / "test" / "red", tmp_path / "images" / "a.jpg")
     (tmp_path / "images" / "a.jpg" / "._0.png").touch()
     (tmp_path / "images" / "a.jpg" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "images" / "a.jpg" / "0.png", tmp_path / "elsewhere")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "images" / "a.jpg" / "1.png").rename(tmp_path / "images" / "a.jpg" / "1\udcff.png")
     code, out, _ = longtail("predict", trained / "run", tmp_path / "images")
     assert code == 0
-    folder = tmp_path / "images" / "a.jpg"
-    assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == [f"{folder}/0.png", f"{folder}/1\\udcff.png"]
+    paths = [row["path"].removeprefix(f"{tmp_path}/images/") for row in csv.DictReader(io.StringIO(out))]
+    assert paths == ["a.jpg/0.png", "a.jpg/1\\udcff.png", "linked/0.png"]
 
 
 def rewrite(**changes):

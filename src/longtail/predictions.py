@@ -30,9 +30,7 @@ def find_images(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             if next(images_under(path), None) is None:
-                raise UsageError(
-                    f"{path} holds no images (files named {', '.join(SUFFIXES)}). Links to folders in it are not followed."
-                )
+                raise UsageError(f"{path} holds no images (files named {', '.join(SUFFIXES)}).")
         elif not path.is_file():
             raise UsageError(f"{path} does not exist.")
     return chain.from_iterable(images_under(path) if path.is_dir() else [path] for path in paths)

@@ -44,9 +44,14 @@ def _read(root: Path, folder: Path, split: str) -> FileSet:
 
 
 def images_under(folder: Path) -> Iterator[Path]:
-    """Image files in `folder` and below, by their suffix, in a fixed order. Hidden ones are passed over, and links to
-    folders, which may lead in a circle."""
-    for parent, folders, names in os.walk(folder):
+    """Image files in `folder` and below, by their suffix, in a fixed order, but for hidden ones. Links are followed."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen:  # a link may lead in a circle
+            folders.clear()
+            continue
+        seen.add(place)
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
