@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from longtail import cli
 from longtail.engine.run import Run
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
@@ -301,6 +302,37 @@ def test_skip_corrupt_records_what_it_left_out(train, photos, tmp_path, loader):
     words = ["--data", photos, "--skip-corrupt", "--set", f"loader={loader}", "--set", "workers=0"]
     assert train("ce", *words)[0] == 0
     assert Run.open(tmp_path / "run").results()["skipped_images"] == ["train/cat/bad.jpg"]
+
+
+def test_names_are_shown_as_they_are_and_lines_stay_whole(train, longtail, photos, tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        (photos / split / "dog").rename(photos / split / "[red]")
+    truncated_jpeg(photos)
+    run = tmp_path / f"[a] b :+1: {'long' * 30}"
+    monkeypatch.setattr(cli.console, "_width", 60)
+    code, out, _ = train("ce", "--data", photos, "--skip-corrupt", out=run.name)
+    assert code == 0
+    lines = out.splitlines()
+    assert "Left out 1 unreadable image: see results.json" in lines
+    following = [f"  longtail eval '{run}'", f"  longtail predict '{run}' IMAGE_OR_FOLDER"]
+    assert lines[-4:] == [f"Run folder: {run}", "Next:", *following]
+    assert any(line.startswith("data: source") and "subset hash" in line for line in lines)
+    assert not [line for line in lines if line != line.rstrip()]
+    code, out, _ = longtail("eval", run, "--per-class", "--geometry")
+    assert code == 0
+    assert out.count("│ [red] ") == 3
+    assert longtail("data", "inspect", photos)[1].count(" [red] ") == 1
+
+
+@pytest.mark.parametrize("words", [("--json",), ()])
+def test_an_evaluation_that_cannot_be_saved_is_shown(longtail, trained, tmp_path, words):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    saved = tmp_path / "run" / "evaluation-test.json"
+    saved.mkdir()
+    code, out, err = longtail("eval", tmp_path / "run", *words)
+    assert code == 1
+    assert "top1" in out
+    assert told(err, f"The result above is not saved: cannot write {saved}. ")
 
 
 def test_resume_of_another_method(train, longtail, photos, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from .errors import LongtailError, UsageError, unknown_name
 
@@ -25,8 +27,11 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data before training 
 app.add_typer(data_app, name="data")
 
 # Of the processes that train one run together, the first speaks for all (errors are told by whoever meets them).
-console = Console(quiet=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0)
-errors = Console(stderr=True)
+# Names of files and classes may hold [brackets] and :colons:, which must not be taken for styles and emoji.
+console = Console(
+    quiet=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0, markup=False, emoji=False, highlight=False
+)
+errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def main() -> None:
@@ -42,20 +47,21 @@ def run(program: Callable[[], object]) -> None:
     try:
         program()
     except LongtailError as error:
-        errors.print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        _say_error(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        errors.print(
-            f"[bold red]Error:[/] {_escape(f'{error.strerror or error}{where}')}.", highlight=False, soft_wrap=True
-        )
+        _say_error(f"{error.strerror or error}{where}.")
         sys.exit(1)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _say_error(text: str) -> None:
+    errors.print(Text("Error:", "bold red"), text, soft_wrap=True)
 
-    return escape(text)
+
+def _say(text: str) -> None:
+    """Lines that stay whole in a narrow terminal: what they name may be copied."""
+    console.print(text, soft_wrap=True)
 
 
 @app.command(
@@ -121,12 +127,16 @@ def train(
         overrides = merge(overrides, _given(**given))
         out = out or _default_out(method)
         results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
-    console.print(f"Accuracy in %, {results['split']} split, {results['protocol']}", highlight=False)
+    _say(f"Accuracy in %, {results['split']} split, {results['protocol']}")
     console.print(results_table([results]))
-    following = f"longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER"
-    if not method_class(results["method"]).classifies():
-        following = f"longtail verify {out} --pairs FILE --images SOURCE"
-    console.print(f"Run folder: {out}\nNext: {following}", highlight=False)
+    if skipped := len(results["skipped_images"]):
+        _say(f"Left out {skipped} unreadable image{'s' * (skipped > 1)}: see results.json")
+    _say(f"Run folder: {out}\nNext:")
+    quoted = shlex.quote(str(out))
+    if method_class(results["method"]).classifies():
+        _say(f"  longtail eval {quoted}\n  longtail predict {quoted} IMAGE_OR_FOLDER")
+    else:
+        _say(f"  longtail verify {quoted} --pairs FILE --images SOURCE")
 
 
 def _settings(method: str, assignments: list[str] | None) -> dict[str, Any]:
@@ -169,21 +179,28 @@ def evaluate(
     from .report.tables import class_table, geometry_tables, metrics_table
 
     result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry)
-    saved = run / f"evaluation-{result['split']}.json"
-    write_json(saved, result)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
-        return
-    console.print(f"{result['images']} images of {result['source']} ({result['split']})", highlight=False)
-    console.print(metrics_table(result["metrics"]))
-    if per_class:
-        console.print(
-            class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000)
-        )
-    if geometry:
-        for table in geometry_tables(result):
-            console.print(table)
-    console.print(f"Saved as {saved}.", highlight=False)
+    else:
+        _say(f"{result['images']} images of {result['source']} ({result['split']})")
+        console.print(metrics_table(result["metrics"]))
+        if per_class:
+            console.print(
+                class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000)
+            )
+        if geometry:
+            for table in geometry_tables(result):
+                console.print(table)
+    # Last, so that what took long to compute has been shown even where it cannot be saved.
+    saved = run / f"evaluation-{result['split']}.json"
+    try:
+        write_json(saved, result)
+    except LongtailError as error:
+        raise LongtailError(
+            f"The result above is not saved: cannot write {saved}. Is the folder read-only, or the disk full?"
+        ) from error
+    if not as_json:
+        _say(f"Saved as {saved}.")
 
 
 @app.command(epilog="Example: [bold]longtail predict runs/mine photos/ --top 3 --format jsonl > predictions.jsonl[/]")
@@ -208,7 +225,7 @@ def predict(
     top = min(top, len(predictor.classes))
     count = write_predictions(predict_files(predictor, paths, top, batch_size, skip_corrupt), form, top, out)
     if out is not None:
-        console.print(f"{count} predictions in {out}", highlight=False)
+        _say(f"{count} predictions in {out}")
 
 
 @app.command(epilog="Example: [bold]longtail verify runs/mine --pairs lfw/pairs.txt --images lfw/ --roc roc.png[/]")
@@ -255,7 +272,7 @@ def verify(
     for table in tables(result):
         console.print(table)
     if roc is not None:
-        console.print(f"Saved the ROC curve as {roc}.", highlight=False)
+        _say(f"Saved the ROC curve as {roc}.")
 
 
 @app.command()
@@ -269,7 +286,7 @@ def methods() -> None:
     for name, (_, about) in METHODS.items():
         table.add_row(name, about)
     console.print(table)
-    console.print("\nTrain one: longtail train METHOD --data SOURCE", highlight=False)
+    _say("\nTrain one: longtail train METHOD --data SOURCE")
 
 
 @app.command(epilog="Example: [bold]longtail recipes glmc/cifar10-lt-100[/]")
@@ -332,7 +349,7 @@ def reproduce(
     line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
     append_line(results, line)
     console.print(comparison_table(line))
-    console.print(f"Added a line to {results}.", highlight=False)
+    _say(f"Added a line to {results}.")
 
 
 SOURCES = """Sources, found from a path or written kind:path:
@@ -372,10 +389,10 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(inspection.to_dict(), indent=2))
     else:
-        console.print(render(inspection))
+        console.print(render(inspection), markup=True)  # it escapes the names itself
     if png is not None:
         save_curve(inspection, png)
-        errors.print(f"Saved the class-frequency curve as {png}.", highlight=False)
+        errors.print(f"Saved the class-frequency curve as {png}.", soft_wrap=True)
 
 
 # One network, schedule and number of epochs for all, so that only the method differs; and as many steps as GLMC needs.
@@ -402,13 +419,12 @@ def demo(
     results = []
     for method in DEMO_METHODS:
         results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
-    console.print("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed", highlight=False)
+    _say("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed")
     console.print(results_table(results))
-    best = out / DEMO_METHODS[-1]
-    console.print(
+    best = shlex.quote(str(out / DEMO_METHODS[-1]))
+    _say(
         f"The runs are in {out}. Next:\n"
         f"  longtail eval {best} --per-class\n"
         "  longtail data inspect FOLDER            your own images, a folder per class\n"
-        "  longtail train balanced_softmax --data FOLDER --image-size 64",
-        highlight=False,
+        "  longtail train balanced_softmax --data FOLDER --image-size 64"
     )
