@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from longtail import cli
+from longtail import __version__, cli
 from longtail.engine.run import Run
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
@@ -377,6 +378,7 @@ def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
         (("{tmp}/bad.jpg",), 1, "Cannot read {tmp}/bad.jpg: .*--skip-corrupt"),
         (("{tmp}/bad.jpg", "--format", "xml"), 2, "--format is csv or jsonl, not 'xml'"),
         (("{tmp}/bad.jpg", "--top", "0"), 2, "--top"),
+        (("{tmp}/bad.jpg", "--batch-size", str(10**20)), 2, "--batch-size"),
     ],
 )
 def test_bad_predict(longtail, trained, tmp_path, words, code, message):
@@ -445,6 +447,35 @@ def test_eval(longtail, trained, tmp_path):
     code, _, err = longtail("eval", trained / "run", "--data", tmp_path / "other")
     assert code == 2
     assert told(err, "20 x 20 pixels.*12 x 12")
+
+
+@pytest.mark.parametrize("minutes", ["-1", "0", "nan"])
+def test_a_time_that_is_none(longtail, small_set, minutes):
+    code, _, err = longtail("reproduce", "ce/cifar10-lt-100", "--data", small_set, "--minutes", minutes)
+    assert code == 2
+    assert told(err, f"--minutes is a number above 0, not {minutes}.")
+
+
+@pytest.mark.parametrize("seconds", [0.05, 2])  # before the training has begun, and in its midst
+def test_a_reproduction_whose_time_is_up_says_how_to_go_on(longtail, small_set, tmp_path, seconds):
+    words = ["--data", small_set, "--out", tmp_path, "--minutes", seconds / 60, "--epochs", "99999"]
+    for setting in ("imbalance=null", "backbone=resnet8", "accelerator=cpu"):
+        words += ["--set", setting]
+    code, _, err = longtail("reproduce", "ce/cifar10-lt-100", *words)
+    assert code == 128 + signal.SIGTERM
+    assert told(err, "give the same command again to go on")
+
+
+def test_demo_looks_at_all_its_folders_first(longtail, tmp_path):
+    (tmp_path / "glmc").mkdir()
+    code, _, err = longtail("demo", "--out", tmp_path)
+    assert code == 2
+    assert told(err, "glmc already exists: choose another --out")
+    assert not (tmp_path / "ce").exists()
+
+
+def test_version(longtail):
+    assert longtail("--version")[:2] == (0, f"longtail {__version__}\n")
 
 
 def test_lists(longtail):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from . import __version__
 from .errors import LongtailError, UsageError, unknown_name
 
 app = typer.Typer(
@@ -62,6 +66,21 @@ def _say_error(text: str) -> None:
 def _say(text: str) -> None:
     """Lines that stay whole in a narrow terminal: what they name may be copied."""
     console.print(text, soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"longtail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What may be asked without a command."""
 
 
 @app.command(
@@ -211,7 +230,7 @@ def predict(
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="Write here instead of the terminal.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
 ) -> None:
     """Classify images: one line each, with probabilities. Streams, however many there are."""
     from .engine.deploy import load
@@ -323,12 +342,12 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/reproduce"),
     results: Annotated[Path, typer.Option(help="File that gets a line.")] = Path("runs/reproductions.jsonl"),
-    minutes: Annotated[float | None, typer.Option(help="Save and stop after this long; call again to go on.")] = None,
+    minutes: Annotated[
+        float, typer.Option(show_default=False, help="Save and stop after this long; call again to go on.")
+    ] = math.inf,
 ) -> None:
     """Train a recipe over seeds and set the result beside the reported figure. Goes on where it was stopped."""
     import json
-    import signal
-    import threading
 
     from .config import merge
     from .files import append_line
@@ -340,16 +359,46 @@ def reproduce(
     if recipe not in all_recipes():
         raise unknown_name("recipe", recipe, all_recipes())
     overrides = merge(_settings(recipe.partition("/")[0], settings), {"train": _given(epochs=epochs)})
-    if minutes is not None:
-        alarm = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-        alarm.daemon = True
-        alarm.start()
-    runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
+    with _stopping_after(minutes):
+        runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
     last = run_of_seed(recipe, seeds - 1, out)
     line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
     append_line(results, line)
     console.print(comparison_table(line))
     _say(f"Added a line to {results}.")
+
+
+@contextmanager
+def _stopping_after(minutes: float) -> Iterator[None]:
+    """Have what is within stop by SIGTERM after this long, and say how to go on, whoever stopped it."""
+    import signal
+    import threading
+
+    from .engine.trainer import Interrupted
+
+    def stopped(exit_code: int) -> LongtailError:
+        error = LongtailError("Stopped. What was trained is saved: give the same command again to go on.")
+        error.exit_code = exit_code
+        return error
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)  # no Exception: reading data would take that for a corrupt image
+
+    if not minutes > 0:  # nan included
+        raise UsageError(f"--minutes is a number above 0, not {minutes:g}.")
+    previous = signal.signal(signal.SIGTERM, stop)  # between trainings, which have a handler of their own
+    alarm = threading.Timer(min(60 * minutes, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGTERM))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    except Interrupted as error:
+        raise stopped(error.exit_code) from None
+    except SystemExit:
+        raise stopped(128 + signal.SIGTERM) from None
+    finally:
+        alarm.cancel()
+        signal.signal(signal.SIGTERM, previous)
 
 
 SOURCES = """Sources, found from a path or written kind:path:
@@ -416,6 +465,9 @@ def demo(
 
     log_to_console(console)
     out = out or _default_out("demo")
+    for folder in (out / method for method in DEMO_METHODS):
+        if folder.exists():
+            raise UsageError(f"{folder} already exists: choose another --out.")
     results = []
     for method in DEMO_METHODS:
         results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
