@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from longtail import __version__, cli
 from longtail.engine.run import Run
+from longtail.report.console import LiveReporter
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
 
@@ -283,6 +285,14 @@ def test_images_too_small_for_the_backbone(train, photos, tmp_path):
         err, "Backbone 'timm:test_convnext' cannot take images of 8x8 pixels and 1 channels: .*Resize the images"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_progress_bar_shows_names_as_they_are():
+    file = io.StringIO()
+    reporter = LiveReporter(Console(file=file, force_terminal=True, width=200, emoji=False))
+    reporter.begin("embedding folder:d[/x]", 1)
+    reporter.end()
+    assert "embedding folder:d[/x]" in file.getvalue()
 
 
 def test_every_kind_of_image_trains(train, photos, tmp_path):
