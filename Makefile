@@ -10,6 +10,7 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/longtail demo
+	@echo "These commands need: source $(BIN)/activate"
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,10 @@ import torch
 from benchmarks.measuring import in_own_process, peak_memory_gb
 from longtail.cli import run
 from longtail.engine.run import write_json
+from longtail.errors import UsageError
 from longtail.losses.margin_head import Epl, MarginHead
+
+RESULTS = Path(__file__).parent / "results" / "identities.json"
 
 
 def measure(identities: int, sample: float, batch: int, dim: int, steps: int, device: str) -> dict[str, float]:
@@ -47,7 +51,7 @@ def measure(identities: int, sample: float, batch: int, dim: int, steps: int, de
     return {"median_step_s": sorted(times[1:])[steps // 2], "peak_memory_gb": peak_memory_gb(torch.device(device))}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--samples", type=float, nargs="+", default=[1.0, 0.1])
@@ -55,13 +59,17 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "identities.json")
+    parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} if nothing else is given)")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     common = {key: getattr(options, key) for key in ("batch", "dim", "steps", "device")}
     if options.case:
         print(json.dumps(measure(**options.case)))
         return
+    if min(options.batch, options.dim, options.steps, *options.identities) < 1:
+        raise UsageError("--identities, --batch, --dim and --steps must be at least 1.")
+    if not all(0 < sample <= 1 for sample in options.samples):
+        raise UsageError("--samples are shares of the identities, above 0 and at most 1.")
 
     rows = []
     for identities in options.identities:
@@ -77,7 +85,9 @@ def main() -> None:
     if options.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    write_json(options.out, {"date": date, "machine": machine, "cases": rows})
+    out = options.out or (RESULTS if options == parser.parse_args([]) else None)  # a smaller run must not replace it
+    if out:
+        write_json(out, {"date": date, "machine": machine, "cases": rows})
 
 
 if __name__ == "__main__":

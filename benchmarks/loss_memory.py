@@ -2,11 +2,12 @@
 
     python benchmarks/loss_memory.py
 
-Each measurement runs in a fresh process (Linux). Writes benchmarks/results/loss_memory.json.
+Each measurement runs in a fresh process (Linux).
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
@@ -14,13 +15,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longtail.cli import run
 from longtail.losses.bce import bce
 
 RESULTS = Path(__file__).parent / "results" / "loss_memory.json"
@@ -51,7 +53,7 @@ def measure(loss: str, formula: str, classes: int) -> dict[str, float]:
     """One forward and backward pass, after a small one that loads what the operations need."""
     labels_per_image, subsampled = LOSSES[loss]
 
-    def run(batch: int, classes: int) -> dict[str, float]:
+    def once(batch: int, classes: int) -> dict[str, float]:
         logits = torch.randn(batch, classes, requires_grad=True)
         labels = torch.randint(classes, (batch, labels_per_image))
         weights = torch.full(labels.shape, 1 / labels_per_image)
@@ -62,16 +64,23 @@ def measure(loss: str, formula: str, classes: int) -> dict[str, float]:
         seconds, peak = time.perf_counter() - start, resident_bytes("VmHWM") - before
         return {"peak_bytes": peak, "in_logits": round(peak / (batch * classes * 4), 2), "seconds": round(seconds, 3)}
 
-    run(2, 10)
-    return run(BATCH, classes)
+    once(2, 10)
+    return once(BATCH, classes)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write (default: %(default)s)")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.case:
+        print(json.dumps(measure(*args.case)))
+        return
     rows = []
     for classes in CLASSES:
         for loss in LOSSES:
             for formula in FORMULAS:
-                command = [sys.executable, __file__, loss, formula, str(classes)]
+                command = [sys.executable, __file__, "--case", json.dumps([loss, formula, classes])]
                 measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 rows.append({"loss": loss, "formula": formula, "batch": BATCH, "classes": classes, **measured})
                 print(rows[-1], flush=True)
@@ -85,11 +94,8 @@ def main() -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    RESULTS.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    args.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
-    else:
-        main()
+    run(main)

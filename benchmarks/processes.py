@@ -25,7 +25,9 @@ from rich import print_json
 import longtail
 from benchmarks.measuring import about, ratios
 from longtail.cli import run
+from longtail.data.sources import open_source
 from longtail.engine.run import write_json
+from longtail.errors import UsageError
 
 CASES = {"one process, one thread": (1, 1), "one process, two threads": (1, 2), "two processes": (2, 1)}
 
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.case:
         train(args.case)
         return
+    if args.batch < 1 or args.batch % 2 or args.epochs < 2 or args.rounds < 1:
+        raise UsageError("--batch must be even and above 0, --epochs at least 2 (the first is left out), --rounds 1.")
+    open_source(args.data)  # a wrong one is told here, and not by each process that is measured
     rates: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(args.rounds):
         for name, (processes, threads) in CASES.items():

@@ -31,6 +31,7 @@ from longtail.config import validate
 from longtail.data.samplers import ClassIndex, epoch_draws, steps_per_epoch
 from longtail.data.streams import Batch, Stream
 from longtail.engine.run import write_json
+from longtail.errors import UsageError
 from longtail.memory import keep_freed_memory
 from longtail.methods import method_class
 from longtail.methods.base import Clock
@@ -130,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.case:
         print(json.dumps(measure_step(**args.case)))
         return
+    if min(args.batch, args.steps, *args.images) < 1 or min(args.classes, default=2) < 2:
+        raise UsageError("--images, --batch and --steps must be at least 1, --classes at least 2.")
     variants: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS}
     # the uniform term compares every class with every other, so that its time grows with the square of their number
     variants["bce3s, uniform=off"] = ("bce3s", {"uniform": "off"})

@@ -381,6 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.case is not None:
         print(peak_memory_of(args.case))
         return
+    if min(args.batch, args.steps, args.rounds) < 1 or args.workers < 0 or (args.threads or 1) < 1:
+        raise UsageError("--batch, --steps, --rounds and --threads must be at least 1, --workers at least 0.")
     if args.threads:
         torch.set_num_threads(args.threads)
 

@@ -14,7 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import compare, faces, gpu, memory, processes, scale, startup, streaming, throughput
+from benchmarks import (
+    compare,
+    faces,
+    gpu,
+    identities,
+    loss_memory,
+    memory,
+    processes,
+    scale,
+    startup,
+    streaming,
+    throughput,
+)
 from benchmarks.loss_memory import resident_bytes
 from benchmarks.measuring import add_to_record, provenance
 from longtail.api import make_config
@@ -61,6 +73,49 @@ def test_data_with_too_few_steps_is_refused():
         throughput.main(
             [*SMALL, "--method", "ce", "--steps", "2", "--rounds", "2", "--data", "fashion-mnist-lt", "--batch", "2000"]
         )
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (throughput, "--steps 0"),
+        (throughput, "--rounds 0"),
+        (scale, "--classes 1"),
+        (scale, "--images 0"),
+        (processes, "--rounds 0"),
+        (processes, "--batch 3"),
+        (identities, "--steps 0"),
+        (identities, "--samples 2"),
+    ],
+)
+def test_measures_that_are_none_are_refused(module, words):
+    with pytest.raises(UsageError, match=words.split()[0]):
+        module.main(words.split())
+
+
+def test_processes_tells_of_wrong_data_once():
+    with pytest.raises(UsageError, match="Source 'nope' is neither a file nor a folder"):
+        processes.main(["--data", "nope"])
+
+
+def test_only_the_whole_measurement_of_identities_replaces_the_figures_of_the_pages(tmp_path, monkeypatch):
+    figures = {"median_step_s": 1.0, "peak_memory_gb": 1.0}
+    monkeypatch.setattr(identities, "in_own_process", lambda *_: figures)
+    monkeypatch.setattr(identities, "RESULTS", tmp_path / "identities.json")
+    identities.main(["--identities", "100"])
+    assert not identities.RESULTS.exists()
+    identities.main([])
+    assert len(json.loads(identities.RESULTS.read_text())["cases"]) == 6
+
+
+def test_memory_of_the_losses_is_written_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_memory, "CLASSES", (10,))
+    monkeypatch.setattr(loss_memory, "LOSSES", {"joint": loss_memory.LOSSES["joint"]})
+    committed = loss_memory.RESULTS.read_text()
+    loss_memory.main(["--out", str(tmp_path / "memory.json")])
+    rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert [row["formula"] for row in rows] == ["longtail", "plain"]
+    assert loss_memory.RESULTS.read_text() == committed
 
 
 def test_memory_is_the_peak_of_the_process(tmp_path):

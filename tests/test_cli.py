@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
+from longtail import __version__, cli
 from longtail.config import merge
 from longtail.engine.run import Run
+from longtail.report.console import LiveReporter
 
 FAST = ("epochs=1", "batch_size=4", "precision=fp32", "accelerator=cpu", "backbone=resnet8")
 
@@ -289,6 +293,14 @@ def test_images_too_small_for_the_backbone(train, photos, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_progress_bar_shows_names_as_they_are():
+    file = io.StringIO()
+    reporter = LiveReporter(Console(file=file, force_terminal=True, width=200, emoji=False))
+    reporter.begin("embedding folder:d[/x]", 1)
+    reporter.end()
+    assert "embedding folder:d[/x]" in file.getvalue()
+
+
 def test_every_kind_of_image_trains(train, photos, tmp_path):
     folder = photos / "train" / "cat"
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
@@ -307,6 +319,37 @@ def test_skip_corrupt_records_what_it_left_out(train, photos, tmp_path, loader):
     words = ["--data", photos, "--skip-corrupt", "--set", f"loader={loader}", "--set", "workers=0"]
     assert train("ce", *words)[0] == 0
     assert Run.open(tmp_path / "run").results()["skipped_images"] == ["train/cat/bad.jpg"]
+
+
+def test_names_are_shown_as_they_are_and_lines_stay_whole(train, longtail, photos, tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        (photos / split / "dog").rename(photos / split / "[red]")
+    truncated_jpeg(photos)
+    run = tmp_path / f"[a] b :+1: {'long' * 30}"
+    monkeypatch.setattr(cli.console, "_width", 60)
+    code, out, _ = train("ce", "--data", photos, "--skip-corrupt", out=run.name)
+    assert code == 0
+    lines = out.splitlines()
+    assert "Left out 1 unreadable image: see results.json" in lines
+    following = [f"  longtail eval '{run}'", f"  longtail predict '{run}' IMAGE_OR_FOLDER"]
+    assert lines[-4:] == [f"Run folder: {run}", "Next:", *following]
+    assert any(line.startswith("data: source") and "subset hash" in line for line in lines)
+    assert not [line for line in lines if line != line.rstrip()]
+    code, out, _ = longtail("eval", run, "--per-class", "--geometry")
+    assert code == 0
+    assert out.count("│ [red] ") == 3
+    assert longtail("data", "inspect", photos)[1].count(" [red] ") == 1
+
+
+@pytest.mark.parametrize("words", [("--json",), ()])
+def test_an_evaluation_that_cannot_be_saved_is_shown(longtail, trained, tmp_path, words):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    saved = tmp_path / "run" / "evaluation-test.json"
+    saved.mkdir()
+    code, out, err = longtail("eval", tmp_path / "run", *words)
+    assert code == 1
+    assert "top1" in out
+    assert told(err, f"The result above is not saved: cannot write {saved}. ")
 
 
 def test_resume_of_another_method(train, longtail, photos, tmp_path):
@@ -352,6 +395,7 @@ def test_predict_jsonl_into_a_file(longtail, trained, tmp_path):
         (("{tmp}/bad.jpg",), 1, "Cannot read {tmp}/bad.jpg: .*--skip-corrupt"),
         (("{tmp}/bad.jpg", "--format", "xml"), 2, "--format is csv or jsonl, not 'xml'"),
         (("{tmp}/bad.jpg", "--top", "0"), 2, "--top"),
+        (("{tmp}/bad.jpg", "--batch-size", str(10**20)), 2, "--batch-size"),
     ],
 )
 def test_bad_predict(longtail, trained, tmp_path, words, code, message):
@@ -460,6 +504,35 @@ def test_eval(longtail, trained, tmp_path):
     code, _, err = longtail("eval", trained / "run", "--data", tmp_path / "other")
     assert code == 2
     assert told(err, "20 x 20 pixels.*12 x 12")
+
+
+@pytest.mark.parametrize("minutes", ["-1", "0", "nan"])
+def test_a_time_that_is_none(longtail, small_set, minutes):
+    code, _, err = longtail("reproduce", "ce/cifar10-lt-100", "--data", small_set, "--minutes", minutes)
+    assert code == 2
+    assert told(err, f"--minutes is a number above 0, not {minutes}.")
+
+
+@pytest.mark.parametrize("seconds", [0.05, 2])  # before the training has begun, and in its midst
+def test_a_reproduction_whose_time_is_up_says_how_to_go_on(longtail, small_set, tmp_path, seconds):
+    words = ["--data", small_set, "--out", tmp_path, "--minutes", seconds / 60, "--epochs", "99999"]
+    for setting in ("imbalance=null", "backbone=resnet8", "accelerator=cpu"):
+        words += ["--set", setting]
+    code, _, err = longtail("reproduce", "ce/cifar10-lt-100", *words)
+    assert code == 128 + signal.SIGTERM
+    assert told(err, "give the same command again to go on")
+
+
+def test_demo_looks_at_all_its_folders_first(longtail, tmp_path):
+    (tmp_path / "glmc").mkdir()
+    code, _, err = longtail("demo", "--out", tmp_path)
+    assert code == 2
+    assert told(err, "glmc already exists: choose another --out")
+    assert not (tmp_path / "ce").exists()
+
+
+def test_version(longtail):
+    assert longtail("--version")[:2] == (0, f"longtail {__version__}\n")
 
 
 def test_lists(longtail):

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel
 
 import longtail
-from longtail import api
+from longtail import api, cli
 from longtail.cli import app
 from longtail.config import Config, DataConfig, TrainConfig
 from longtail.methods import METHODS, method_class
@@ -251,6 +251,13 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
     except Reached:
         return
     assert line.split()[1] in ("methods", "recipes")
+
+
+def test_the_inspection_shown_is_what_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr(cli.console, "_width", 80)
+    app(["data", "inspect", "fashion-mnist-lt"], standalone_mode=False)
+    printed = "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+    assert blocks(ROOT / "docs" / "data.md", "text") == [printed]
 
 
 def test_python_examples_run(monkeypatch, tmp_path):

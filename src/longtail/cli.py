@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from . import __version__
 from .errors import LongtailError, UsageError, unknown_name
 
 app = typer.Typer(
@@ -25,8 +31,11 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data before training 
 app.add_typer(data_app, name="data")
 
 # Of the processes that train one run together, the first speaks for all (errors are told by whoever meets them).
-console = Console(quiet=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0)
-errors = Console(stderr=True)
+# Names of files and classes may hold [brackets] and :colons:, which must not be taken for styles and emoji.
+console = Console(
+    quiet=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0, markup=False, emoji=False, highlight=False
+)
+errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def main() -> None:
@@ -42,20 +51,36 @@ def run(program: Callable[[], object]) -> None:
     try:
         program()
     except LongtailError as error:
-        errors.print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        _say_error(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        errors.print(
-            f"[bold red]Error:[/] {_escape(f'{error.strerror or error}{where}')}.", highlight=False, soft_wrap=True
-        )
+        _say_error(f"{error.strerror or error}{where}.")
         sys.exit(1)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _say_error(text: str) -> None:
+    errors.print(Text("Error:", "bold red"), text, soft_wrap=True)
 
-    return escape(text)
+
+def _say(text: str) -> None:
+    """Lines that stay whole in a narrow terminal: what they name may be copied."""
+    console.print(text, soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"longtail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What may be asked without a command."""
 
 
 @app.command(
@@ -121,12 +146,16 @@ def train(
         overrides = merge(overrides, _given(**given))
         out = out or _default_out(method)
         results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
-    console.print(f"Accuracy in %, {results['split']} split, {results['protocol']}", highlight=False)
+    _say(f"Accuracy in %, {results['split']} split, {results['protocol']}")
     console.print(results_table([results]))
-    following = f"longtail eval {out}    longtail predict {out} IMAGE_OR_FOLDER"
-    if not method_class(results["method"]).classifies():
-        following = f"longtail verify {out} --pairs FILE --images SOURCE"
-    console.print(f"Run folder: {out}\nNext: {following}", highlight=False)
+    if skipped := len(results["skipped_images"]):
+        _say(f"Left out {skipped} unreadable image{'s' * (skipped > 1)}: see results.json")
+    _say(f"Run folder: {out}\nNext:")
+    quoted = shlex.quote(str(out))
+    if method_class(results["method"]).classifies():
+        _say(f"  longtail eval {quoted}\n  longtail predict {quoted} IMAGE_OR_FOLDER")
+    else:
+        _say(f"  longtail verify {quoted} --pairs FILE --images SOURCE")
 
 
 def _settings(method: str, assignments: list[str] | None) -> dict[str, Any]:
@@ -169,21 +198,28 @@ def evaluate(
     from .report.tables import class_table, geometry_tables, metrics_table
 
     result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry)
-    saved = run / f"evaluation-{result['split']}.json"
-    write_json(saved, result)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
-        return
-    console.print(f"{result['images']} images of {result['source']} ({result['split']})", highlight=False)
-    console.print(metrics_table(result["metrics"]))
-    if per_class:
-        console.print(
-            class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000)
-        )
-    if geometry:
-        for table in geometry_tables(result):
-            console.print(table)
-    console.print(f"Saved as {saved}.", highlight=False)
+    else:
+        _say(f"{result['images']} images of {result['source']} ({result['split']})")
+        console.print(metrics_table(result["metrics"]))
+        if per_class:
+            console.print(
+                class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000)
+            )
+        if geometry:
+            for table in geometry_tables(result):
+                console.print(table)
+    # Last, so that what took long to compute has been shown even where it cannot be saved.
+    saved = run / f"evaluation-{result['split']}.json"
+    try:
+        write_json(saved, result)
+    except LongtailError as error:
+        raise LongtailError(
+            f"The result above is not saved: cannot write {saved}. Is the folder read-only, or the disk full?"
+        ) from error
+    if not as_json:
+        _say(f"Saved as {saved}.")
 
 
 @app.command(epilog="Example: [bold]longtail predict runs/mine photos/ --top 3 --format jsonl > predictions.jsonl[/]")
@@ -194,7 +230,7 @@ def predict(
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="Write here instead of the terminal.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
 ) -> None:
     """Classify images: one line each, with probabilities. Streams, however many there are."""
     from .engine.deploy import load
@@ -208,7 +244,7 @@ def predict(
     top = min(top, len(predictor.classes))
     count = write_predictions(predict_files(predictor, paths, top, batch_size, skip_corrupt), form, top, out)
     if out is not None:
-        console.print(f"{count} predictions in {out}", highlight=False)
+        _say(f"{count} predictions in {out}")
 
 
 @app.command(epilog="Example: [bold]longtail verify runs/mine --pairs lfw/pairs.txt --images lfw/ --roc roc.png[/]")
@@ -255,7 +291,7 @@ def verify(
     for table in tables(result):
         console.print(table)
     if roc is not None:
-        console.print(f"Saved the ROC curve as {roc}.", highlight=False)
+        _say(f"Saved the ROC curve as {roc}.")
 
 
 @app.command()
@@ -269,7 +305,7 @@ def methods() -> None:
     for name, (_, about) in METHODS.items():
         table.add_row(name, about)
     console.print(table)
-    console.print("\nTrain one: longtail train METHOD --data SOURCE", highlight=False)
+    _say("\nTrain one: longtail train METHOD --data SOURCE")
 
 
 @app.command(epilog="Example: [bold]longtail recipes glmc/cifar10-lt-100[/]")
@@ -306,12 +342,12 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/reproduce"),
     results: Annotated[Path, typer.Option(help="File that gets a line.")] = Path("runs/reproductions.jsonl"),
-    minutes: Annotated[float | None, typer.Option(help="Save and stop after this long; call again to go on.")] = None,
+    minutes: Annotated[
+        float, typer.Option(show_default=False, help="Save and stop after this long; call again to go on.")
+    ] = math.inf,
 ) -> None:
     """Train a recipe over seeds and set the result beside the reported figure. Goes on where it was stopped."""
     import json
-    import signal
-    import threading
 
     from .config import merge
     from .files import append_line
@@ -323,16 +359,46 @@ def reproduce(
     if recipe not in all_recipes():
         raise unknown_name("recipe", recipe, all_recipes())
     overrides = merge(_settings(recipe.partition("/")[0], settings), {"train": _given(epochs=epochs)})
-    if minutes is not None:
-        alarm = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-        alarm.daemon = True
-        alarm.start()
-    runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
+    with _stopping_after(minutes):
+        runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
     last = run_of_seed(recipe, seeds - 1, out)
     line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
     append_line(results, line)
     console.print(comparison_table(line))
-    console.print(f"Added a line to {results}.", highlight=False)
+    _say(f"Added a line to {results}.")
+
+
+@contextmanager
+def _stopping_after(minutes: float) -> Iterator[None]:
+    """Have what is within stop by SIGTERM after this long, and say how to go on, whoever stopped it."""
+    import signal
+    import threading
+
+    from .engine.trainer import Interrupted
+
+    def stopped(exit_code: int) -> LongtailError:
+        error = LongtailError("Stopped. What was trained is saved: give the same command again to go on.")
+        error.exit_code = exit_code
+        return error
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)  # no Exception: reading data would take that for a corrupt image
+
+    if not minutes > 0:  # nan included
+        raise UsageError(f"--minutes is a number above 0, not {minutes:g}.")
+    previous = signal.signal(signal.SIGTERM, stop)  # between trainings, which have a handler of their own
+    alarm = threading.Timer(min(60 * minutes, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGTERM))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    except Interrupted as error:
+        raise stopped(error.exit_code) from None
+    except SystemExit:
+        raise stopped(128 + signal.SIGTERM) from None
+    finally:
+        alarm.cancel()
+        signal.signal(signal.SIGTERM, previous)
 
 
 SOURCES = """Sources, found from a path or written kind:path:
@@ -372,10 +438,10 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(inspection.to_dict(), indent=2))
     else:
-        console.print(render(inspection))
+        console.print(render(inspection), markup=True)  # it escapes the names itself
     if png is not None:
         save_curve(inspection, png)
-        errors.print(f"Saved the class-frequency curve as {png}.", highlight=False)
+        errors.print(f"Saved the class-frequency curve as {png}.", soft_wrap=True)
 
 
 # One network, schedule and number of epochs for all, so that only the method differs; and as many steps as GLMC needs.
@@ -399,16 +465,18 @@ def demo(
 
     log_to_console(console)
     out = out or _default_out("demo")
+    for folder in (out / method for method in DEMO_METHODS):
+        if folder.exists():
+            raise UsageError(f"{folder} already exists: choose another --out.")
     results = []
     for method in DEMO_METHODS:
         results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
-    console.print("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed", highlight=False)
+    _say("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed")
     console.print(results_table(results))
-    best = out / DEMO_METHODS[-1]
-    console.print(
+    best = shlex.quote(str(out / DEMO_METHODS[-1]))
+    _say(
         f"The runs are in {out}. Next:\n"
         f"  longtail eval {best} --per-class\n"
         "  longtail data inspect FOLDER            your own images, a folder per class\n"
-        "  longtail train balanced_softmax --data FOLDER --image-size 64",
-        highlight=False,
+        "  longtail train balanced_softmax --data FOLDER --image-size 64"
     )

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ..engine.reporter import Reporter
 
@@ -33,12 +33,12 @@ class LiveReporter(Reporter):
     def begin(self, label: str, total: int, done: int = 0) -> None:
         self.facts = ""
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
             refresh_per_second=4,
@@ -68,11 +68,20 @@ class LiveReporter(Reporter):
         self.progress.stop()
 
 
+class _ConsoleHandler(logging.Handler):
+    """Log lines above the progress bar; whole, however narrow the terminal."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(Text(record.getMessage()), soft_wrap=True)
+
+
 def log_to_console(console: Console) -> None:
     """Show the project's log lines on `console`."""
-    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("longtail")
-    logger.handlers = [handler]
+    logger.handlers = [_ConsoleHandler(console)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
