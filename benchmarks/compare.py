@@ -19,6 +19,7 @@ from typing import Any
 
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
+from longtail.api import go_on
 from longtail.cli import run
 from longtail.engine.run import Run, write_json
 from longtail.files import write_text
@@ -60,10 +61,7 @@ def train(name: str, out: Path, args: argparse.Namespace) -> None:
     """Train one variant, go on with it, or leave it alone if it is finished."""
     variant = dict(VARIANTS[name])
     path = folder(out, name)
-    if (path / "results.json").exists():
-        return
-    if (path / "config.yaml").exists():
-        longtail.resume(path)
+    if go_on(path):
         return
     if "start_from" in variant:
         variant["start_from"] = str(folder(out, variant["start_from"]))

@@ -23,6 +23,7 @@ from typing import Any
 
 import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
+from longtail.api import go_on
 from longtail.cli import run
 from longtail.data.verification import check_disjoint
 from longtail.engine.run import Run, write_json
@@ -79,10 +80,7 @@ def write_pairs(data: Path, path: Path) -> list[str]:
 
 def train(method: str, seed: int, path: Path, source: Path, args: argparse.Namespace) -> None:
     """Train one run, go on with it, or leave it alone if it is finished."""
-    if (path / "results.json").exists():
-        return
-    if (path / "config.yaml").exists():
-        longtail.resume(path)
+    if go_on(path):
         return
     longtail.train(
         method,

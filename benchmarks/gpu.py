@@ -42,8 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "gpu"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The papers' own networks and batches for CIFAR-10-LT.
 NETWORKS = {"glmc": ("resnet32_w64", 64), "bce3s": ("resnet34_cifar", 64)}
-MODES = {"eager": (), "compiled": ("--compile",)}
-LEAST = {"eager": 2, "compiled": 5}
+MODES = {"eager": (2, ()), "compiled": (5, ("--compile",))}  # minutes that each needs at once, and its options
 FULL_SCHEDULES = ("glmc/cifar10-lt-100", "bce3s/cifar10-lt-100")
 
 
@@ -148,10 +147,10 @@ def parts(args: argparse.Namespace) -> list[Part]:
         no_waiting(args.results / "no_waiting.json", ("ce", "balanced_softmax", "glmc", "bcl", "bce3s"), configure)
     ]
     for method, (network, batch) in NETWORKS.items():
-        for label, options in MODES.items():
+        for label, (least, options) in MODES.items():
             module = ("benchmarks.throughput", "--method", method, "--backbone", args.small or network)
             path = args.results / f"throughput-{method}-{label}.json"
-            listed.append(measured_by(path, LEAST[label], *module, "--batch", args.batch or batch, *common, *options))
+            listed.append(measured_by(path, least, *module, "--batch", args.batch or batch, *common, *options))
     lines = args.results / "reproductions.jsonl"
     listed += [reproduced(recipe, lines, args.data, args.runs, args.epochs) for recipe in FULL_SCHEDULES]
     module = ("benchmarks.identities", "--device", DEVICE, "--identities", *args.identities)

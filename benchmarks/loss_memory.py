@@ -1,6 +1,6 @@
 """Peak resident memory and time of the BCE losses on the CPU, against the plain formula.
 
-    python benchmarks/loss_memory.py
+    python -m benchmarks.loss_memory
 
 Each measurement runs in a fresh process (Linux).
 """
@@ -12,8 +12,6 @@ import datetime
 import json
 import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measuring import in_own_process, resident_bytes
 from longtail.cli import run
 from longtail.losses.bce import bce
 
@@ -41,12 +40,6 @@ def plain_bce(logits: Tensor, labels: Tensor, weights: Tensor, class_mask: Tenso
 
 FORMULAS: dict[str, Callable[..., Tensor]] = {"longtail": bce, "plain": plain_bce}
 LOSSES = {"joint": (1, False), "joint, classes subsampled": (1, True), "joint, mixed images": (2, False)}
-
-
-def resident_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far) of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
 
 
 def measure(loss: str, formula: str, classes: int) -> dict[str, float]:
@@ -74,19 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.case:
-        print(json.dumps(measure(*args.case)))
+        print(json.dumps(measure(**args.case)))
         return
     rows = []
     for classes in CLASSES:
         for loss in LOSSES:
             for formula in FORMULAS:
-                command = [sys.executable, __file__, "--case", json.dumps([loss, formula, classes])]
-                measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                rows.append({"loss": loss, "formula": formula, "batch": BATCH, "classes": classes, **measured})
+                case = {"loss": loss, "formula": formula, "classes": classes}
+                rows.append({**case, "batch": BATCH, **in_own_process("benchmarks.loss_memory", case)})
                 print(rows[-1], flush=True)
     cpu = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())
     about = {
-        "command": "python benchmarks/loss_memory.py",
+        "command": "python -m benchmarks.loss_memory",
         "meaning": "peak_bytes: resident memory of forward + backward beyond the inputs, gradient included; "
         "in_logits: the same in float32 tensors of the size of the logits",
         "date": datetime.date.today().isoformat(),

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.loss_memory import resident_bytes
 from longtail.engine.run import device_name, write_json
 from longtail.errors import UsageError
 from longtail.memory import keep_freed_memory, set_thresholds
@@ -42,6 +41,12 @@ def in_own_process(module: str, case: Mapping[str, Any]) -> Any:
     """What the benchmark `module` prints for `--case`, as JSON: a peak of memory is that of a process."""
     command = [sys.executable, "-m", module, "--case", json.dumps(case)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def resident_bytes(field: str) -> int:
+    """VmRSS (now) or VmHWM (the most so far) of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def proportional_bytes(process: int) -> int:

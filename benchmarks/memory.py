@@ -16,8 +16,7 @@ from pathlib import Path
 from rich import print_json
 
 import longtail
-from benchmarks.loss_memory import resident_bytes
-from benchmarks.measuring import about
+from benchmarks.measuring import about, resident_bytes
 from longtail.cli import run
 from longtail.engine.run import write_json
 

@@ -22,8 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.loss_memory import resident_bytes
-from benchmarks.measuring import about, in_own_process
+from benchmarks.measuring import about, in_own_process, resident_bytes
 from benchmarks.throughput import OPTIONS
 from longtail.classes import Classes
 from longtail.cli import run

@@ -27,8 +27,7 @@ from benchmarks import (
     streaming,
     throughput,
 )
-from benchmarks.loss_memory import resident_bytes
-from benchmarks.measuring import add_to_record, provenance
+from benchmarks.measuring import add_to_record, provenance, resident_bytes
 from longtail.api import make_config
 from longtail.errors import LongtailError, UsageError
 
@@ -254,7 +253,7 @@ def test_startup_and_processes_run_to_the_end(tmp_path):
 
 def test_the_gpu_script_keeps_what_is_done_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "NETWORKS", {"glmc": ("resnet32_w64", 64)})
-    monkeypatch.setattr(gpu, "MODES", {"eager": ()})
+    monkeypatch.setattr(gpu, "MODES", {"eager": (2, ())})
     monkeypatch.setattr(gpu, "FULL_SCHEDULES", ("ce/cifar10-lt-100",))
     data = tmp_path / "images.npz"
     throughput.write_synthetic(data, 2000)

@@ -77,6 +77,14 @@ def resume(path: str | Path, reporter: Reporter | None = None, method: str | Non
         return trainer.fit(resume=run.checkpoint_file.exists())
 
 
+def go_on(path: str | Path, reporter: Reporter | None = None) -> dict[str, Any] | None:
+    """The results of the run in folder `path`, resumed where it has not finished; None where none was begun."""
+    run = Run(Path(path))
+    if not run.config_file.exists():
+        return None
+    return run.results() if run.results_file.exists() else resume(path, reporter)
+
+
 def _claimed(run: Run, is_main: bool) -> AbstractContextManager[None]:
     """The run's folder for this training alone. Of its processes, the main one holds it."""
     return run.claimed() if is_main else nullcontext()

@@ -44,11 +44,11 @@ def run_seeds(
     for seed in seeds:
         run = run_of_seed(name, seed, out)
         laid = merge({"train": {"authors_protocol": True}, "data": {"source": data}}, merge(overrides, {"seed": seed}))
-        if not run.config_file.exists():
-            results.append(api.train(method, recipe=setting, out=run.path, reporter=reporter, **laid))
-            continue
-        _check_settings(run, api.make_config(method, setting, laid))
-        results.append(run.results() if run.results_file.exists() else api.resume(run.path, reporter))
+        if run.config_file.exists():
+            _check_settings(run, api.make_config(method, setting, laid))
+        results.append(
+            api.go_on(run.path, reporter) or api.train(method, recipe=setting, out=run.path, reporter=reporter, **laid)
+        )
     return results
 
 

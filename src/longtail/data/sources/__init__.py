@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ KINDS: dict[str, Callable[[str, str | None], Splits]] = {
     "list": open_list,
     "npz": lambda location, _: open_npz(location),
     "parquet": lambda location, _: open_parquet(location),
-    "rec": lambda location, _: Splits(RecordIO(Path(location).expanduser())),
+    "rec": lambda location, _: Splits(RecordIO(Path(location))),
     EMBEDDED: lambda location, _: open_embedded(),
 }
 _SUFFIXES = {".csv": "csv", ".txt": "list", ".parquet": "parquet", ".npz": "npz", ".rec": "rec"}
@@ -84,10 +85,10 @@ def _open(spec: str, root: str | None) -> Splits:
 
 
 def find_source(spec: str) -> tuple[str, str]:
-    """Kind and location of a source, the kind detected where it is not written. Raises `UsageError`."""
+    """Kind and location of a source, the kind detected where it is not written, ~ written out. Raises `UsageError`."""
     kind, colon, location = spec.partition(":")
     if spec == EMBEDDED or (colon and kind in KINDS):
-        return kind, location
+        return kind, os.path.expanduser(location)
     path = Path(spec).expanduser()
     if path.is_dir():
         return _kind_of_folder(path), str(path)

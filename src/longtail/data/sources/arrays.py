@@ -23,7 +23,7 @@ def open_embedded() -> Splits:
 def open_npz(location: str) -> Splits:
     """`train_images` uint8 [N, H, W] or [N, H, W, C], `train_labels` integers [N]; `test_images`, `test_labels` and
     `class_names` are optional."""
-    path = Path(location).expanduser()
+    path = Path(location)
     return _open(f"npz:{path}", path)
 
 

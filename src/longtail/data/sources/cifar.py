@@ -27,7 +27,7 @@ def open_cifar100(location: str) -> Splits:
 
 
 def _open(kind: str, location: str, train: list[str], test: str, meta: str, label: str) -> Splits:
-    folder = Path(location).expanduser()
+    folder = Path(location)
     names = load_pickle(folder / meta).get(f"{label}_names")
     if not isinstance(names, list):
         raise UsageError(f"{folder / meta} has no list '{label}_names'. Is it the official CIFAR layout?")

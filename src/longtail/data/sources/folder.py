@@ -15,7 +15,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 
 def open_folder(location: str) -> Splits:
     """Classes are the sub-folders, sorted; images may lie deeper. Other files, and hidden ones, are passed over."""
-    root = Path(location).expanduser()
+    root = Path(location)
     if not root.is_dir():
         raise UsageError(f"Folder {root} does not exist.")
     splits = [folder.name for folder in _subfolders(root) if _subfolders(folder)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from .parquet import pick
 
 def open_hub(location: str) -> Splits:
     """`location` is what `datasets.load_dataset` takes: a name on the hub, or a local folder."""
-    location = os.path.expanduser(location)
     try:
         import datasets
     except ImportError as error:

@@ -12,7 +12,7 @@ from .names import from_strings, numbered
 
 def open_list(location: str, root: str | None) -> Splits:
     """Lines of `relative/path label`. The label is the last word, a class number from 0; paths may contain spaces."""
-    file = Path(location).expanduser()
+    file = Path(location)
     paths, labels = [], []
     for number, line in enumerate(_text(file).splitlines(), 1):
         if not line.strip():
@@ -30,7 +30,7 @@ def open_list(location: str, root: str | None) -> Splits:
 
 def open_csv(location: str, root: str | None) -> Splits:
     """A header with a column `image` or `path` and a column `label`, which holds class numbers or class names."""
-    file = Path(location).expanduser()
+    file = Path(location)
     rows = csv.DictReader(_text(file).splitlines())
     header = list(rows.fieldnames or [])
     image = next((column for column in ("image", "path") if column in header), None)

@@ -27,7 +27,7 @@ from .names import from_strings, numbered, test_split
 
 def open_parquet(location: str) -> Splits:
     """One file, a pattern, or a folder. A split is the files whose name, or folder's name, starts with it."""
-    path = Path(location).expanduser()
+    path = Path(location)
     files = sorted(path.rglob("*.parquet") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))
     if not files:
         raise UsageError(f"No parquet file at {path}.")
