@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from longtail import __version__, cli
+from longtail import __version__
+from longtail.cli import shared
 from longtail.config import merge
 from longtail.engine.run import Run
 from longtail.report.console import LiveReporter
@@ -326,7 +327,7 @@ def test_names_are_shown_as_they_are_and_lines_stay_whole(train, longtail, photo
         (photos / split / "dog").rename(photos / split / "[red]")
     truncated_jpeg(photos)
     run = tmp_path / f"[a] b :+1: {'long' * 30}"
-    monkeypatch.setattr(cli.console, "_width", 60)
+    monkeypatch.setattr(shared.console, "_width", 60)
     code, out, _ = train("ce", "--data", photos, "--skip-corrupt", out=run.name)
     assert code == 0
     lines = out.splitlines()

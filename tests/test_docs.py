@@ -18,8 +18,8 @@ import pytest
 from pydantic import BaseModel
 
 import longtail
-from longtail import api, cli
-from longtail.cli import app
+from longtail import api
+from longtail.cli import app, shared
 from longtail.config import Config, DataConfig, TrainConfig
 from longtail.methods import METHODS, method_class
 from longtail.recipes import all_recipes
@@ -254,7 +254,7 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
 
 
 def test_the_inspection_shown_is_what_is_printed(monkeypatch, capsys):
-    monkeypatch.setattr(cli.console, "_width", 80)
+    monkeypatch.setattr(shared.console, "_width", 80)
     app(["data", "inspect", "fashion-mnist-lt"], standalone_mode=False)
     printed = "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
     assert blocks(ROOT / "docs" / "data.md", "text") == [printed]

@@ -73,10 +73,10 @@ def test_command_appends_a_line_and_shows_what_was_reported(small_set, tmp_path,
 
 
 def test_demo_compares_its_methods_on_equal_terms(tmp_path, monkeypatch, capsys):
-    train = longtail.cli.DEMO["train"] | {"epochs": 1, "accelerator": "cpu"}
-    monkeypatch.setitem(longtail.cli.DEMO, "train", train)
+    train = longtail.cli.train.DEMO["train"] | {"epochs": 1, "accelerator": "cpu"}
+    monkeypatch.setitem(longtail.cli.train.DEMO, "train", train)
     app(["demo", "--out", str(tmp_path / "demo")], standalone_mode=False)
     shown = capsys.readouterr().out
-    configs = [Run.open(tmp_path / "demo" / method).config() for method in longtail.cli.DEMO_METHODS]
-    assert all(f"│ {method} " in shown for method in longtail.cli.DEMO_METHODS)
+    configs = [Run.open(tmp_path / "demo" / method).config() for method in longtail.cli.train.DEMO_METHODS]
+    assert all(f"│ {method} " in shown for method in longtail.cli.train.DEMO_METHODS)
     assert len({(config.backbone, config.train, config.seed) for config in configs}) == 1

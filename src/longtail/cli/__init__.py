@@ -1,0 +1,14 @@
+"""The command line, a module for each group of commands. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+from . import train, models, listing, data  # isort: skip  # as --help lists them
+from .app import app
+from .shared import run
+
+__all__ = ["app", "data", "listing", "main", "models", "run", "train"]
+
+
+def main() -> None:
+    """The command `longtail`."""
+    run(app)

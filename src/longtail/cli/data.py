@@ -1,0 +1,53 @@
+"""`longtail data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import data_app
+from .shared import console, errors
+
+SOURCES = """Sources, found from a path or written kind:path:
+
+  folder:PATH     a folder per class (train/ and test/ or val/ inside are splits)
+  list:FILE       `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018); --root
+  csv:FILE        columns image (or path) and label; --root
+  parquet:PATH    Hugging Face image convention, one file or many
+  rec:FILE        InsightFace's RecordIO, with its .idx beside it
+  npz:FILE        arrays train_images, train_labels, test_images, test_labels, class_names
+  cifar10:PATH    cifar100:PATH   the official python pickles
+  hf:NAME         a Hugging Face dataset (needs the extra hf)
+  fashion-mnist-lt   1,485 images that come with longtail
+"""
+
+
+@data_app.command(epilog=SOURCES.replace("\n", "\n\n"))
+def inspect(
+    source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
+    test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Save the class-frequency curve here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Classes, counts, imbalance, shots, image sizes, duplicates and unreadable files of a source."""
+    import json
+
+    from ..data.inspect import inspect_source, render, save_curve
+    from ..data.sources import open_source
+    from ..report.console import LiveReporter
+
+    splits = open_source(source, test=test, root=root)
+    reporter = LiveReporter(errors)
+    reporter.begin("reading images", len(splits.train) + len(splits.test or ()))
+    inspection = inspect_source(splits, reporter.advance)
+    reporter.end()
+    if as_json:
+        typer.echo(json.dumps(inspection.to_dict(), indent=2))
+    else:
+        console.print(render(inspection), markup=True)  # it escapes the names itself
+    if png is not None:
+        save_curve(inspection, png)
+        errors.print(f"Saved the class-frequency curve as {png}.", soft_wrap=True)

@@ -1,0 +1,201 @@
+"""`longtail train`, `longtail reproduce` and `longtail demo`."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ..errors import LongtailError, UsageError, unknown_name
+from .app import app
+from .shared import console, default_out, given, say, settings_of
+
+
+@app.command(
+    epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]"
+)
+def train(
+    context: typer.Context,
+    method: Annotated[str | None, typer.Argument(help="What to train: see `longtail methods`.")] = None,
+    data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
+    test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    imbalance: Annotated[float | None, typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="resnet32, resnet32_w64, resnext50_32x4d, timm:NAME, ...")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes initialisation, order and augmentation.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A name from `longtail recipes`, or a YAML file.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other option, key=value; repeatable.")
+    ] = None,
+    start_from: Annotated[str | None, typer.Option("--from", help="Run folder whose weights to start from.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Which of the method's stages to run, comma-separated.")] = None,
+    skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
+    no_class_names: Annotated[
+        bool, typer.Option("--no-class-names", help="Leave the names of classes out of the model file.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/METHOD-DATE-TIME).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+) -> None:
+    """Train a classifier and write a run folder: model, metrics, predictions, log."""
+    from .. import api
+    from ..config import merge
+    from ..methods import method_class
+    from ..report.console import LiveReporter, log_to_console
+    from ..report.tables import results_table
+
+    log_to_console(console)
+    reporter = LiveReporter(console)
+    if resume is not None:
+        others = [value for name, value in context.params.items() if name not in ("method", "resume")]
+        if any(value not in (None, ()) and value is not False for value in others):
+            raise UsageError("--resume goes on with a run as it was begun: leave the other options out.")
+        results = api.resume(resume, reporter, method)
+        out = resume
+    else:
+        if method is None:
+            raise UsageError("Name a method, for instance `longtail train balanced_softmax`, or give --resume RUN.")
+        overrides = settings_of(method, settings)
+        told: dict[str, Any] = {
+            "backbone": backbone,
+            "seed": seed,
+            "start_from": start_from,
+            "stages": stages.split(",") if stages else None,
+            "data": given(source=data, test=test, root=root, imbalance=imbalance, image_size=image_size),
+            "train": given(epochs=epochs),
+        }
+        if skip_corrupt:
+            told["data"]["skip_corrupt"] = True
+        if no_class_names:
+            told["class_names"] = False
+        overrides = merge(overrides, given(**told))
+        out = out or default_out(method)
+        results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
+    say(f"Accuracy in %, {results['split']} split, {results['protocol']}")
+    console.print(results_table([results]))
+    if skipped := len(results["skipped_images"]):
+        say(f"Left out {skipped} unreadable image{'s' * (skipped > 1)}: see results.json")
+    say(f"Run folder: {out}\nNext:")
+    quoted = shlex.quote(str(out))
+    if method_class(results["method"]).classifies():
+        say(f"  longtail eval {quoted}\n  longtail predict {quoted} IMAGE_OR_FOLDER")
+    else:
+        say(f"  longtail verify {quoted} --pairs FILE --images SOURCE")
+
+
+@app.command(epilog="Example: [bold]longtail reproduce bcl/cifar100-lt-100 --data cifar100:~/cifar-100-python[/]")
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="METHOD/SETTING, a name from `longtail recipes`.")],
+    data: Annotated[str, typer.Option(help="The recipe's data set: a path, or kind:path.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from 0.")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Another length than the recipe's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other option, key=value; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/reproduce"),
+    results: Annotated[Path, typer.Option(help="File that gets a line.")] = Path("runs/reproductions.jsonl"),
+    minutes: Annotated[
+        float, typer.Option(show_default=False, help="Save and stop after this long; call again to go on.")
+    ] = math.inf,
+) -> None:
+    """Train a recipe over seeds and set the result beside the reported figure. Goes on where it was stopped."""
+    import json
+
+    from ..config import merge
+    from ..files import append_line
+    from ..recipes import all_recipes
+    from ..report.console import LiveReporter, log_to_console
+    from ..reproduce import comparison_table, run_of_seed, run_seeds, summarise
+
+    log_to_console(console)
+    if recipe not in all_recipes():
+        raise unknown_name("recipe", recipe, all_recipes())
+    overrides = merge(settings_of(recipe.partition("/")[0], settings), {"train": given(epochs=epochs)})
+    with _stopping_after(minutes):
+        runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
+    last = run_of_seed(recipe, seeds - 1, out)
+    line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
+    append_line(results, line)
+    console.print(comparison_table(line))
+    say(f"Added a line to {results}.")
+
+
+@contextmanager
+def _stopping_after(minutes: float) -> Iterator[None]:
+    """Have what is within stop by SIGTERM after this long, and say how to go on, whoever stopped it."""
+    import signal
+    import threading
+
+    from ..engine.trainer import Interrupted
+
+    def stopped(exit_code: int) -> LongtailError:
+        error = LongtailError("Stopped. What was trained is saved: give the same command again to go on.")
+        error.exit_code = exit_code
+        return error
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)  # no Exception: reading data would take that for a corrupt image
+
+    if not minutes > 0:  # nan included
+        raise UsageError(f"--minutes is a number above 0, not {minutes:g}.")
+    previous = signal.signal(signal.SIGTERM, stop)  # between trainings, which have a handler of their own
+    alarm = threading.Timer(min(60 * minutes, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGTERM))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    except Interrupted as error:
+        raise stopped(error.exit_code) from None
+    except SystemExit:
+        raise stopped(128 + signal.SIGTERM) from None
+    finally:
+        alarm.cancel()
+        signal.signal(signal.SIGTERM, previous)
+
+
+# One network, schedule and number of epochs for all, so that only the method differs; and as many steps as GLMC needs.
+DEMO_METHODS = ("ce", "balanced_softmax", "glmc")
+DEMO: dict[str, Any] = {
+    "backbone": "resnet8",
+    "train": {"epochs": 60, "batch_size": 64, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
+    "options": {"augment": "crop:4,flip"},
+}
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Where the runs go (default: runs/demo-DATE-TIME).")] = None,
+    seed: Annotated[int, typer.Option(help="One seed for all three.")] = 0,
+) -> None:
+    """Train three methods on the long-tailed Fashion-MNIST that comes with longtail, and compare them."""
+    from .. import api
+    from ..report.console import LiveReporter, log_to_console
+    from ..report.tables import results_table
+
+    log_to_console(console)
+    out = out or default_out("demo")
+    for folder in (out / method for method in DEMO_METHODS):
+        if folder.exists():
+            raise UsageError(f"{folder} already exists: choose another --out.")
+    results = []
+    for method in DEMO_METHODS:
+        results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
+    say("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed")
+    console.print(results_table(results))
+    best = shlex.quote(str(out / DEMO_METHODS[-1]))
+    say(
+        f"The runs are in {out}. Next:\n"
+        f"  longtail eval {best} --per-class\n"
+        "  longtail data inspect FOLDER            your own images, a folder per class\n"
+        "  longtail train balanced_softmax --data FOLDER --image-size 64"
+    )
