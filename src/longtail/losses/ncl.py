@@ -1,0 +1,56 @@
+"""NCL: nested collaborative learning (Li et al., CVPR 2022), as released.
+
+Several whole networks learn the same images and each other's answers, over all classes and over each image's hard ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .precision import full_precision
+
+
+def hard_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Which classes are hard for each image: bool [B, C], its own and the `count` - 1 others with the highest logits.
+
+    `logits`: float [B, C], one network's. `labels`: int64 [B].
+    """
+    own_first = logits.detach().scatter(1, labels[:, None], math.inf)
+    chosen = own_first.topk(count, dim=1).indices
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, chosen, True)
+
+
+@full_precision
+def nested_logits(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, hard: int) -> tuple[Tensor, Tensor]:
+    """Logits + log n_c, float [B, E, C], and the same with 0 for all classes but the image's `hard` hardest.
+
+    The first network's logits choose the hard classes for all. The others stay in the softmax with a logit of 0, as
+    released; in the paper they leave it.
+    """
+    mask = hard_classes(expert_logits[:, 0], labels, hard)
+    adjusted = expert_logits + class_counts.to(expert_logits.dtype).log()
+    return adjusted, adjusted * mask[:, None]
+
+
+@full_precision
+def individual(expert_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each expert on its own, summed over experts. `expert_logits`: [B, E, C]. `labels`: int64 [B]."""
+    experts = expert_logits.shape[1]
+    return experts * F.cross_entropy(expert_logits.flatten(0, 1), labels.repeat_interleave(experts))
+
+
+@full_precision
+def mutual(expert_logits: Tensor) -> Tensor:
+    """KL(p_j || p_i) over all pairs of experts j != i, divided by E - 1, averaged over the batch; both sides learn.
+
+    `expert_logits`: [B, E, C]. p_i, inside the logarithm only, is raised by 1e-9, as released.
+    """
+    experts = expert_logits.shape[1]
+    log_p = expert_logits.log_softmax(2)
+    raised = torch.logaddexp(log_p, log_p.new_tensor(math.log(1e-9)))
+    others = raised.sum(1, keepdim=True) - raised
+    return (log_p.exp() * (log_p - others / (experts - 1))).sum((1, 2)).mean()

@@ -1,0 +1,86 @@
+"""SADE: self-supervised aggregation of diverse experts (Zhang et al., NeurIPS 2022), as released.
+
+Three experts learn for three class distributions: the training set's, a uniform one, and the reverse of the training set's.
+At test time, weights of the experts can be learned from unlabelled test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .precision import full_precision
+from .softmax import logit_adjusted_cross_entropy
+
+
+def inverse_prior(class_counts: Tensor) -> Tensor:
+    """The class prior float32 [C] with its values in reversed order of rank: the rarest class gets the largest share.
+
+    `class_counts`: [C]. Among equal counts the class with the lower number counts as the rarer.
+    """
+    prior = class_counts.float() / class_counts.sum()
+    ascending, order = prior.sort(stable=True)
+    return torch.empty_like(prior).scatter_(0, order, ascending.flip(0))
+
+
+@full_precision
+def skill_diverse(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, tau: float = 2.0) -> Tensor:
+    """The three experts' cross-entropies, float32 [3]: plain, on logits + log prior, and on logits + log prior - `tau` log
+    inverse prior.
+
+    `expert_logits`: float [B, 3, C]. `labels`: int64 [B]. `class_counts`: [C].
+    """
+    forward, uniform, backward = expert_logits.unbind(1)
+    backward = backward - tau * inverse_prior(class_counts).log()
+    return torch.stack(
+        [
+            F.cross_entropy(forward, labels),
+            logit_adjusted_cross_entropy(uniform, labels, class_counts),
+            logit_adjusted_cross_entropy(backward, labels, class_counts),
+        ]
+    )
+
+
+def aggregate(expert_logits: Tensor, shares: Tensor) -> Tensor:
+    """Expert logits [..., E, C] and shares [E] -> the weighted sum [..., C]."""
+    return torch.einsum("...ec,e->...c", expert_logits, shares.to(expert_logits))
+
+
+@full_precision
+def view_disagreement(weights: Tensor, two_view_logits: Tensor) -> Tensor:
+    """Minus the mean cosine between the aggregated probabilities of two views of the same images.
+
+    `weights`: float [E], whose softmax shares the experts. `two_view_logits`: float [2, B, E, C].
+    """
+    first, second = aggregate(two_view_logits, weights.softmax(0)).softmax(-1)
+    return -F.cosine_similarity(first, second, dim=1, eps=1e-6).mean()
+
+
+def learn_shares(
+    epoch: Callable[[], Iterable[Tensor]],
+    experts: int,
+    epochs: int = 5,
+    lr: float = 0.1,
+    weight_decay: float = 5e-4,
+    stop_below: float = 0.05,
+) -> Tensor:
+    """The experts' shares [E], summing to 1, with which two views of unlabelled test images agree best.
+
+    `epoch`: called once an epoch, gives batches of logits [2, B, E, C] of two freshly augmented views. SGD with Nesterov's
+    momentum 0.9 on weights that start equal; stops after an epoch in which a share, rounded to hundredths, falls below
+    `stop_below`. Transductive: it looks at the whole test set, though not at its labels.
+    """
+    weights = torch.full((experts,), 1 / experts, requires_grad=True)
+    optimizer = torch.optim.SGD([weights], lr=lr, momentum=0.9, weight_decay=weight_decay, nesterov=True)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for two_view_logits in epoch():
+                optimizer.zero_grad()
+                view_disagreement(weights, two_view_logits.cpu()).backward()
+                optimizer.step()
+            if weights.detach().softmax(0).mul(100).round().min() < 100 * stop_below:
+                break
+    return weights.detach().softmax(0)
