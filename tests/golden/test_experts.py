@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longtail.losses.balpoe import expert_logit_adjustment
 from longtail.losses.class_balanced import effective_number_weights
-from longtail.losses.ncl import hard_classes, individual, mutual, nested_logits
+from longtail.losses.ncl import hard_classes, nested
 from longtail.losses.ride import (
     class_temperatures,
     distillation,
@@ -43,11 +43,9 @@ def distilled_ride(v: Vector) -> Tensor:
 
 
 def ncl(v: Vector) -> Tensor:
-    whole, hard = nested_logits(v["expert_logits"], v["labels"], v["class_counts"], int(v["hard_classes"]))
-    factors = v["distill_factor"], v["distill_factor_hard"]
-    return sum(
-        individual(z, v["labels"]) + factor * mutual(z) for z, factor in zip((whole, hard), factors, strict=True)
-    )
+    terms = nested(v["expert_logits"], v["labels"], v["class_counts"], int(v["hard_classes"]))
+    one = torch.ones(())
+    return terms @ torch.stack([one, v["distill_factor"], one, v["distill_factor_hard"]])
 
 
 def balpoe(v: Vector) -> Tensor:

@@ -25,15 +25,17 @@ def hard_classes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
 
 
 @full_precision
-def nested_logits(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, hard: int) -> tuple[Tensor, Tensor]:
-    """Logits + log n_c, float [B, E, C], and the same with 0 for all classes but the image's `hard` hardest.
+def nested(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, hard: int) -> Tensor:
+    """Four terms, float [4]: `individual` and `mutual` over all classes, then both over each image's `hard` hardest.
 
-    The first network's logits choose the hard classes for all. The others stay in the softmax with a logit of 0, as
-    released; in the paper they leave it.
+    `expert_logits`: float [B, E, C], to which log n_c is added. `labels`: int64 [B]. `class_counts`: [C]. The first network's
+    logits choose the hard classes for all. The other classes stay in the softmax with a logit of 0, as released; in the
+    paper they leave it.
     """
     mask = hard_classes(expert_logits[:, 0], labels, hard)
     adjusted = expert_logits + class_counts.to(expert_logits.dtype).log()
-    return adjusted, adjusted * mask[:, None]
+    hardest = adjusted * mask[:, None]
+    return torch.stack([individual(adjusted, labels), mutual(adjusted), individual(hardest, labels), mutual(hardest)])
 
 
 @full_precision

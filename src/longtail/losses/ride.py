@@ -50,11 +50,10 @@ def diversity(expert_logits: Tensor, temperatures: Tensor | None = None) -> Tens
     with the mean.
     """
     mean = expert_logits.mean(1, keepdim=True).detach()
-    factor = 1.0
-    if temperatures is not None:
-        expert_logits, mean = expert_logits / temperatures, mean / temperatures
-        factor = temperatures.mean().square()
-    return factor * _divergence(mean.log_softmax(2), expert_logits.log_softmax(2)).sum(1).mean()
+    if temperatures is None:
+        temperatures = expert_logits.new_ones(())
+    experts, mean = ((logits / temperatures).log_softmax(2) for logits in (expert_logits, mean))
+    return temperatures.mean().square() * _divergence(mean, experts).sum(1).mean()
 
 
 @full_precision
