@@ -120,6 +120,19 @@ def test_flip_and_grey_keep_to_their_chance():
     assert (grey[:, 0] == grey[:, 1]).flatten(1).all(1).float().mean().item() == pytest.approx(0.2, abs=0.03)
 
 
+def test_rotation_is_uniform_to_either_side():
+    """A dot to the right of the centre tells the angle."""
+    images = torch.zeros(2000, 1, 101, 101, dtype=torch.uint8)
+    images[:, :, 49:52, 95:] = 255
+    turned = Augment("rotation:20", 101, [0.0], [1.0])(images, torch.Generator().manual_seed(0))[:, 0]
+    row = torch.arange(101.0)[:, None]
+    heights = 50 - (turned * row).sum((1, 2)) / turned.sum((1, 2))
+    angles = torch.asin(heights / 47.5).rad2deg()
+    assert angles.abs().max() < 21
+    assert angles.mean().abs() < 1
+    assert angles.std().item() == pytest.approx(40 / 12**0.5, abs=0.6)
+
+
 def test_resized_crop_boxes_are_uniform_in_area_and_inside():
     crop = ResizedCrop(0.2, 1.0)
     draws = crop.draw(Draws(4000, torch.Generator().manual_seed(0)))

@@ -84,6 +84,13 @@ def test_pixels_are_pillows(name, channels):
     assert torch.equal(result, expected)
 
 
+def test_what_a_rotation_leaves_open_is_filled_as_asked():
+    images = some_images()
+    result = ops.rotate(images, torch.full((len(images),), 15.0), fill=0)
+    expected = torch.stack([from_pil(to_pil(image).rotate(15, NEAREST, fillcolor=0)) for image in images])
+    assert torch.equal(result, expected)
+
+
 def test_equalize_of_tiny_and_of_large_images():
     for side in (3, 17, 80):
         images = some_images(height=side, width=side)

@@ -2,8 +2,9 @@
 
 A spec is a list of operations and their arguments, ``"crop:4,flip,autoaugment:cifar10,cutout:16"``, or the name of a
 policy, ``"simaugment"``. Operations: ``crop:padding``, ``resized_crop:low:high``, ``flip:prob``,
-``jitter:brightness:contrast:saturation:hue:prob``, ``grey:prob``, ``blur:prob:low:high``, ``autoaugment:cifar10``,
-``randaugment:n:m`` and ``cutout:length`` (which comes last). Arguments with a default can be left out.
+``rotation:degrees``, ``jitter:brightness:contrast:saturation:hue:prob``, ``grey:prob``, ``blur:prob:low:high``,
+``autoaugment:cifar10``, ``randaugment:n:m`` and ``cutout:length`` (which comes last). Arguments with a default can be left
+out.
 
 All parameters are drawn on the CPU from the generator that is passed in: the same spec, generator state and batch size
 give the same parameters on every device, and nothing waits for the device. The batches of several steps can be taken
@@ -112,6 +113,16 @@ class Flip(Op):
 
 
 @dataclass(frozen=True)
+class Rotation(Op):
+    """By up to `degrees` to either side around the centre, to the nearest pixel; black where the image ends."""
+
+    degrees: float
+
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        return ops.rotate(images, draws.uniform(low=-self.degrees, high=self.degrees), fill=0)
+
+
+@dataclass(frozen=True)
 class Jitter(Op):
     """With chance `prob`, brightness, contrast, saturation and hue in an order of each image's own.
 
@@ -200,6 +211,7 @@ OPS: dict[str, type[Op]] = {
     "crop": Crop,
     "resized_crop": ResizedCrop,
     "flip": Flip,
+    "rotation": Rotation,
     "jitter": Jitter,
     "grey": Grey,
     "blur": Blur,

@@ -28,8 +28,8 @@ def per_image(values: Tensor, images: Tensor, dtype: torch.dtype = torch.float32
 # --- Geometry ---------------------------------------------------------------------------------------------------------
 
 
-def affine(images: Tensor, matrices: Tensor) -> Tensor:
-    """Nearest-neighbour affine map: output (x, y) shows input (ax + by + c, dx + ey + f).
+def affine(images: Tensor, matrices: Tensor, fill: int = GREY) -> Tensor:
+    """Nearest-neighbour affine map: output (x, y) shows input (ax + by + c, dx + ey + f), or `fill` outside the image.
 
     `matrices`: float64 [B, 6] on the CPU. Coordinates are in 1/65536 pixel, as in Pillow: equality to the pixel needs
     the same rounding.
@@ -44,7 +44,7 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     source = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).view(batch, 1, -1)
     moved = images.flatten(2).gather(2, source.expand(-1, channels, -1)).view_as(images)
-    return moved.where(inside[:, None], GREY)
+    return moved.where(inside[:, None], fill)
 
 
 def _matrices(images: Tensor, **entries: Tensor) -> Tensor:
@@ -75,14 +75,13 @@ def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
     return affine(images, _matrices(images, f=pixels))
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+def rotate(images: Tensor, degrees: Tensor, fill: int = GREY) -> Tensor:
     """Counter-clockwise around the centre."""
     angle = -torch.deg2rad(degrees.double())
     cos, sin = angle.cos(), angle.sin()
     x, y = images.shape[3] / 2, images.shape[2] / 2
-    return affine(
-        images, _matrices(images, a=cos, b=sin, c=x - x * cos - y * sin, d=-sin, e=cos, f=y + x * sin - y * cos)
-    )
+    matrices = _matrices(images, a=cos, b=sin, c=x - x * cos - y * sin, d=-sin, e=cos, f=y + x * sin - y * cos)
+    return affine(images, matrices, fill)
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:

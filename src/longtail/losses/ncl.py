@@ -53,6 +53,6 @@ def mutual(expert_logits: Tensor) -> Tensor:
     """
     experts = expert_logits.shape[1]
     log_p = expert_logits.log_softmax(2)
-    raised = torch.logaddexp(log_p, log_p.new_tensor(math.log(1e-9)))
+    raised = torch.logaddexp(log_p, log_p.new_full((), math.log(1e-9)))
     others = raised.sum(1, keepdim=True) - raised
     return (log_p.exp() * (log_p - others / (experts - 1))).sum((1, 2)).mean()

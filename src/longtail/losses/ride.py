@@ -93,7 +93,7 @@ def routing_loss(router_logits: Tensor, expert_logits: Tensor, labels: Tensor, p
     terms of images for which going on helps.
     """
     target = helps_to_go_on(expert_logits, labels).to(router_logits.dtype)
-    weight = router_logits.new_tensor(positive_weight)
+    weight = router_logits.new_full((), positive_weight)
     return F.binary_cross_entropy_with_logits(router_logits, target, pos_weight=weight)
 
 
