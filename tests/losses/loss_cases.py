@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, log, log1p, sqrt
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtail.losses import bce3s, class_balanced, contrastive, glmc, softmax
+from longtail.losses import bce3s, class_balanced, contrastive, glmc, isda, softmax
 from longtail.losses.bce import bce
+from longtail.losses.classifier import ClassifierLoss, LossName
 
 B, C, D, K = 6, 5, 4, 2
 COUNTS = torch.tensor([500, 107, 60, 20, 5])
@@ -205,6 +206,54 @@ def class_balanced_case(kind: str) -> Case:
     )
 
 
+def one_by_one(name: str, scores: list[float], label: int, counts: list[int]) -> float:
+    """A classifier loss of one image, with gamma = 2, tau = 1.5, and margins up to 0.5 on scores of scale 3."""
+    log_p, total = log_softmax(scores), sum(counts)
+    if name == "logit_adjusted":
+        return -log_softmax([s + 1.5 * log(n / total) for s, n in zip(scores, counts, strict=True)])[label]
+    if name == "ldam":
+        margin = 1.5 * (min(counts) / counts[label]) ** 0.25
+        return -log_softmax([s - margin * (c == label) for c, s in enumerate(scores)])[label]
+    if name in ("ce", "focal"):
+        return -log_p[label] * (1 if name == "ce" else (1 - exp(log_p[label])) ** 2)
+    p = [exp(x) for x in log_p] if name == "softmax_bce" else [1 / (1 + exp(-s)) for s in scores]
+    right = [q if c == label else 1 - q for c, q in enumerate(p)]
+    losses = [(1 - q) ** 2 * -log(q) if name == "sigmoid_focal" else -log(q) for q in right]
+    return mean(losses) if name == "softmax_bce" else sum(losses)
+
+
+def classifier_case(name: LossName, over: Literal["weights", "batch"]) -> Case:
+    """Weighted by class, of images mixed of two."""
+
+    def loss(logits: Tensor, labels: Tensor, shares: Tensor, counts: Tensor) -> Tensor:
+        weights = class_balanced.effective_number_weights(counts, 0.999)
+        criterion = ClassifierLoss(name, counts, gamma=2, tau=1.5, scale=3, over=over)
+        return criterion(logits, labels, shares, weights)
+
+    def loop(*inputs: Tensor) -> float:
+        logits, labels, shares, counts = numbers(*inputs)
+        class_weights, total = effective_number_loop(counts, 0.999), 0.0
+        for k in range(K):
+            weights = [class_weights[row[k]] for row in labels]
+            divisor = sum(weights) if over == "weights" else len(weights)
+            for scores, row, share, weight in zip(logits, labels, shares, weights, strict=True):
+                total += share[k] * weight * one_by_one(name, scores, row[k], counts) / divisor
+        return total
+
+    return Case(f"classifier_{name}_{over}", loss, loop, (logits, *mixing, COUNTS), ("bc", "bk", "bk", "c"))
+
+
+def spread_loop(*inputs: Tensor) -> float:
+    rows, labels, covariances, weights = numbers(*inputs)
+    total = 0.0
+    for label, factors in zip(labels, weights, strict=True):
+        for row, factor in zip(rows, factors, strict=True):
+            u, s = [a - b for a, b in zip(row, rows[label], strict=True)], covariances[label]
+            quadratic = [dot(u, line) if isinstance(line, list) else line * u[d] for d, line in enumerate(s)]
+            total += factor * dot(u, quadratic)
+    return total / len(labels)
+
+
 draw = torch.Generator().manual_seed(0)
 
 
@@ -265,6 +314,19 @@ CASES = [
         logit_adjusted_loop,
         (logits, labels, COUNTS),
         ("bc", "b", "c"),
+    ),
+    *(classifier_case(name, "weights") for name in get_args(LossName)),
+    classifier_case("ce", "batch"),
+    *(
+        Case(
+            f"spread_{name}",
+            lambda rows, y, covariances, factors: (factors * isda.spread(rows, y, covariances)).sum(1).mean(),
+            spread_loop,
+            (normal(C, D), labels, covariances, normal(B, C)),
+            ("cd", "b", "c", "bc"),
+            learned=(0, 2),
+        )
+        for name, covariances in (("whole", normal(C, D, D)), ("diagonal", normal(C, D).square()))
     ),
     Case("focal", lambda *x: softmax.focal(*x, gamma=2), focal_loop, (logits, labels), ("bc", "b")),
     Case("ldam", softmax.ldam, ldam_loop, (logits.tanh(), labels, COUNTS), ("bc", "b", "c")),

@@ -40,22 +40,32 @@ def class_balanced_sigmoid(logits: Tensor, labels: Tensor, class_weights: Tensor
 
 
 @full_precision
-def class_balanced_softmax(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """BCE on softmax probabilities, weighted by each sample's class, averaged over samples and classes.
-
-    So the authors released it; their paper has cross-entropy weighted by class. Shapes as in `class_balanced_bce`.
-    """
+def softmax_bce_per_sample(logits: Tensor, labels: Tensor) -> Tensor:
+    """BCE on softmax probabilities, averaged over the classes, of each sample [B]. Shapes as in `class_balanced_bce`."""
     target = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
-    return F.binary_cross_entropy(logits.softmax(1), target, weight=class_weights[labels, None])
+    return F.binary_cross_entropy(logits.softmax(1), target, reduction="none").mean(1)
+
+
+def class_balanced_softmax(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """`softmax_bce_per_sample` weighted by each sample's class, averaged over the batch.
+
+    A widely used port of the paper's code, and weight balancing with it, has this; the paper's own code has
+    cross-entropy weighted by class and averaged over the batch.
+    """
+    return (class_weights[labels] * softmax_bce_per_sample(logits, labels)).mean()
 
 
 @full_precision
-def class_balanced_focal(logits: Tensor, labels: Tensor, class_weights: Tensor, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss summed over classes, weighted by each sample's class, averaged over the batch.
+def sigmoid_focal_per_sample(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Focal loss of each class's yes/no question, summed over classes, of each sample [B].
 
     Each class's BCE is multiplied by (1 - p)^gamma, p the probability of the right answer. Shapes as in
     `class_balanced_bce`.
     """
     wrong = logits.scatter(1, labels[:, None], -logits.gather(1, labels[:, None]))  # the logit of the wrong answer
-    per_class = torch.exp(gamma * F.logsigmoid(wrong)) * F.softplus(wrong)
-    return (class_weights[labels] * per_class.sum(1)).mean()
+    return (torch.exp(gamma * F.logsigmoid(wrong)) * F.softplus(wrong)).sum(1)
+
+
+def class_balanced_focal(logits: Tensor, labels: Tensor, class_weights: Tensor, gamma: float = 2.0) -> Tensor:
+    """`sigmoid_focal_per_sample` weighted by each sample's class, averaged over the batch."""
+    return (class_weights[labels] * sigmoid_focal_per_sample(logits, labels, gamma)).mean()

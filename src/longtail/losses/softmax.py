@@ -43,15 +43,34 @@ def logit_adjusted_cross_entropy(logits: Tensor, target: Tensor, class_counts: T
     return F.cross_entropy(logits + tau * prior.log(), target)
 
 
+def adjust_logits(logits: Tensor, class_counts: Tensor, tau: float | Tensor = 1.0) -> Tensor:
+    """Logits less tau log(class prior), for predictions of a network trained with plain cross-entropy.
+
+    `logits`: float [B, C]. `class_counts`: [C]. Source: Menon et al., ICLR 2021, eq. 9, with their code's epsilon.
+    """
+    prior = class_counts.to(logits.dtype) / class_counts.sum()
+    return logits - (prior**tau + 1e-12).log()
+
+
 @full_precision
-def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """Mean over the batch of (1 - p_y)^gamma * -log p_y. `logits`: float [B, C]. `labels`: int64 [B].
+def focal_per_sample(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """(1 - p_y)^gamma * -log p_y of each sample [B]. `logits`: float [B, C]. `labels`: int64 [B].
 
     Source: Lin et al., ICCV 2017, eq. 4.
     """
     log_p = -F.cross_entropy(logits, labels, reduction="none")
     # expm1 keeps 1 - p accurate where p is almost 1; the clamp keeps its power's derivative finite where p is 1.
-    return -((-log_p.expm1()).clamp(min=1e-12) ** gamma * log_p).mean()
+    return -((-log_p.expm1()).clamp(min=1e-12) ** gamma * log_p)
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """`focal_per_sample` averaged over the batch: a scalar."""
+    return focal_per_sample(logits, labels, gamma).mean()
+
+
+def ldam_margins(class_counts: Tensor, max_margin: float) -> Tensor:
+    """Margins float32 [C], proportional to n_c^(-1/4), the rarest class's being `max_margin` (Cao et al., NeurIPS 2019)."""
+    return max_margin * (class_counts.min() / class_counts.float()) ** 0.25
 
 
 @full_precision
@@ -69,7 +88,6 @@ def ldam(
     largest being `max_margin`. `class_weights`: [C], for the deferred re-weighting of the last epochs. Source: Cao et
     al., NeurIPS 2019.
     """
-    margins = class_counts.to(cosines.dtype) ** -0.25
-    margins = margins * (max_margin / margins.max())
+    margins = ldam_margins(class_counts, max_margin).to(cosines.dtype)
     lowered = cosines.scatter_add(1, labels[:, None], -margins[labels, None])
     return F.cross_entropy(scale * lowered, labels, weight=class_weights)
