@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -39,8 +39,8 @@ def type_name(annotation: Any) -> str:
     if get_origin(annotation) is dict:
         return "mapping"
     if arguments := get_args(annotation):
-        literal = all(isinstance(argument, str) for argument in arguments)
-        return ", ".join(arguments) if literal else " or ".join(map(type_name, arguments))
+        literal = get_origin(annotation) is Literal
+        return ", ".join(map(str, arguments)) if literal else " or ".join(map(type_name, arguments))
     return annotation.__name__
 
 

@@ -33,12 +33,26 @@ class DataConfig(Section):
         None, ge=0, lt=1, description="share of training held out (default: 0 with a test split, else 0.2)"
     )
     image_size: int | None = Field(None, ge=4, le=8192, description="resize to this many pixels (default: native size)")
+    channels: Literal[1, 3] | None = Field(
+        None, description="read as grey (1) or RGB (3) (default: grey where no image is in colour)"
+    )
+    value_range: tuple[float, float] | None = Field(
+        None,
+        strict=False,
+        description="what becomes black and white, of pixels of more than 8 bits (default: measured)",
+    )
     mean: tuple[float, ...] | None = Field(None, strict=False, description="channel means in 0..1 (default: measured)")
     std: tuple[float, ...] | None = Field(None, strict=False, description="channel deviations (default: measured)")
     loader: Literal["auto", "resident", "streaming"] = Field("auto", description="decode once, or in workers")
     budget_gb: float = Field(2.0, gt=0, description="decoded sets up to this size are kept resident")
     workers: int = Field(4, ge=0, description="worker processes of the streaming loader, up to the number of cores")
     skip_corrupt: bool = Field(False, description="leave unreadable images out (and record them) instead of stopping")
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> DataConfig:
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError("value_range is the value that becomes black and a larger one that becomes white")
+        return self
 
     @model_validator(mode="after")
     def _normalisation_is_possible(self) -> DataConfig:

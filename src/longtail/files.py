@@ -1,17 +1,42 @@
-"""Writing files so that none is ever seen half-written."""
+"""Reading files that are files, and writing them so that none is ever seen half-written."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from .errors import LongtailError
 
 T = TypeVar("T")
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise `OSError` unless `path` leads to a regular file: a FIFO may never have anything to read, a device no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name holds a NUL character", str(path)) from None
+    if not stat.S_ISREG(mode):
+        reason = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "it is no regular file"
+        raise OSError(errno.EINVAL, reason, str(path))
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """The regular file at `path`, to be read. Raises `OSError`, see `check_regular`."""
+    check_regular(path)
+    return open(path, "rb")
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """A text file, whole. Raises `OSError` and `UnicodeDecodeError`."""
+    with open_regular(path) as file:
+        return file.read().decode(encoding)
 
 
 def write_atomically(path: Path, write: Callable[[Path], T]) -> T:

@@ -114,6 +114,7 @@ def _open(source: str | None) -> ImageSet:
 def _embed(predictor: Predictor, images: ImageSet, batch_size: int, progress: Reporter) -> np.ndarray:
     """Embeddings float32 [N, D] of all images, prepared as for prediction."""
     pixels = predictor.description.preprocessing
+    images.value_range = pixels.value_range
 
     def prepare(i: int) -> torch.Tensor:
         return predictor.prepare(images.image(i, pixels.channels, at_least=(pixels.resize, pixels.resize)))

@@ -3,9 +3,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from longtail.data.decode import CorruptImage, decode, image_size
-from longtail.data.images import ArraySet, natural_channels
+from longtail.data.images import ArraySet
 
 rng = np.random.default_rng(0)
 
@@ -174,10 +175,88 @@ def test_the_message_names_the_set_and_the_image() -> None:
         images.image(1, 3)
 
 
-def test_natural_channels() -> None:
-    grey = rng.integers(0, 256, (80, 4, 4, 1), dtype=np.uint8).repeat(3, axis=3)
-    colour = grey.copy()
-    colour[-1, 0, 0, 2] ^= 1
-    assert natural_channels(ArraySet("", ["a"], [0] * 80, grey[..., 0], "")) == 1
-    assert natural_channels(ArraySet("", ["a"], [0] * 80, grey, "")) == 1
-    assert natural_channels(ArraySet("", ["a"], [0] * 80, colour, "")) == 3
+# JPEG segments that may stand before a scan: marker and content
+APP1, COMMENT = 0xE1, 0xFE
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0"
+XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+REMARKS = [
+    (COMMENT, b"a\xff\xdab"),  # looks as if the scan began
+    (COMMENT, b"Exif\0\0"),
+    (0xED, b"Photoshop 3.0\x008BIM\x04\x0c\0\0\0\0\0\x08\xff\xd8\xff\xda\xff\xd9\0\0"),  # a thumbnail
+    (0xE0, b"JFXX\0\x10\xff\xd8\xff\xe1\xff\xda\xff\xd9"),
+    (0xE2, b"ICC_PROFILE\0\x01\x01" + bytes(20)),
+    (0xEC, b"Ducky\0\x01\0\x04\0\0\0\x3c\0\0"),
+]
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def as_pillow_turns_it(raw: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(raw))).convert("RGB"))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_path_turns_a_jpeg_as_pillow_does(seed: int) -> None:
+    """Whatever segments stand before the one that says how, and on either side of the size that can be scaled."""
+    random = np.random.default_rng(seed)
+    orientation = int(random.integers(1, 9))
+    segments = [segment(*REMARKS[i]) for i in random.choice(len(REMARKS), random.integers(0, 5), replace=False)]
+    for content in (EXIF, XMP):
+        if random.random() < 0.5:
+            segments.insert(random.integers(0, len(segments) + 1), segment(APP1, content % orientation))
+    padding = b"\xff" * int(random.integers(0, 3)) if random.random() < 0.3 else b""  # fill bytes, which are allowed
+    plain = encode(smooth(40, 48), "JPEG")
+    raw = plain[:2] + padding + b"".join(segments) + plain[2:]
+    expected = as_pillow_turns_it(raw)
+    turned = expected.shape != (40, 48, 3)
+    for at_least in (None, (40, 40), (21, 21)):
+        np.testing.assert_array_equal(decode(raw, 3, at_least), expected)
+    assert decode(raw, 3, (20, 20)).shape == ((24, 20, 3) if turned else (20, 24, 3))
+    assert decode(Image.open(io.BytesIO(raw)), 3).shape == expected.shape
+    assert image_size(raw) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "TIFF lzw", "AVIF", "JPEG2000", "GIF"])
+@pytest.mark.parametrize("said_in", ["exif", "xmp", "both"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+def test_every_format_is_turned_as_pillow_does(kind: str, said_in: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif} if said_in != "xmp" else {}
+    kind, _, compression = kind.partition(" ")
+    if said_in != "exif":
+        packet = XMP.split(b"\0", 1)[1] % orientation
+        if kind == "PNG":
+            text = PngInfo()
+            text.add_itxt("XML:com.adobe.xmp", packet.decode())
+            options["pnginfo"] = text
+        elif kind == "TIFF":
+            options["tiffinfo"] = {700: packet}
+        else:
+            options["xmp"] = packet
+    raw = encode(smooth(16, 40), kind, **options, **({"compression": "tiff_lzw"} if compression else {}))
+    expected = as_pillow_turns_it(raw)
+    np.testing.assert_array_equal(decode(raw, 3), expected)
+    np.testing.assert_array_equal(decode(Image.open(io.BytesIO(raw)), 3), expected)
+    assert image_size(raw) == expected.shape[:2]
+
+
+@pytest.mark.parametrize(
+    "start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"8BPS\0\x01", b"/* XPM */\n", b"P7 332"]
+)
+def test_formats_that_are_not_named_are_not_opened(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PostScript file, whatever it is called, would start Ghostscript."""
+    monkeypatch.setattr("subprocess.Popen", None)
+    for call in (lambda raw: decode(raw, 3), image_size):
+        with pytest.raises(CorruptImage, match="not an image in a known format"):
+            call(start + bytes(200))
+
+
+def test_pixels_that_are_no_numbers_and_dark_ones_are_refused() -> None:
+    with pytest.raises(CorruptImage, match="not finite"):
+        decode(np.array([[0, np.nan]]), 1, value_range=(0, 1))
+    with pytest.raises(CorruptImage, match="reach only 4,095 of 65,535"):
+        decode(np.array([[0, 4095]], np.uint16), 1)
+    assert decode(np.array([[0, 4095, 5000]], np.uint16), 1, value_range=(0, 4095)).ravel().tolist() == [0, 255, 255]

@@ -29,6 +29,7 @@ def train(
     root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
     imbalance: Annotated[float | None, typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (RGB); default: 3 if any is in colour.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="resnet32, resnet32_w64, resnext50_32x4d, timm:NAME, ...")
     ] = None,
@@ -71,7 +72,9 @@ def train(
             "seed": seed,
             "start_from": start_from,
             "stages": stages.split(",") if stages else None,
-            "data": given(source=data, test=test, root=root, imbalance=imbalance, image_size=image_size),
+            "data": given(
+                source=data, test=test, root=root, imbalance=imbalance, image_size=image_size, channels=channels
+            ),
             "train": given(epochs=epochs),
         }
         if skip_corrupt:

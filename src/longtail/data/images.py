@@ -6,13 +6,16 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import UsageError
-from .decode import CorruptImage, decode
+from ..files import open_regular
+from .decode import CorruptImage, Range, decode
 
 
 class ImageSet(ABC):
@@ -21,6 +24,8 @@ class ImageSet(ABC):
     `name`: what messages call this set, for instance "cifar10:/data/cifar-10-batches-py (train)".
     `class_names`: C strings. `labels`: int64 [N], each in 0..C-1.
     """
+
+    value_range: Range | None = None  # what `image` scales pixels of more than 8 bits by, see `decode`
 
     def __init__(self, name: str, class_names: Sequence[str], labels: Sequence[int] | np.ndarray) -> None:
         self.name = name
@@ -36,15 +41,20 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, i: int) -> bytes | np.ndarray:
-        """Image `i`: the encoded file's bytes, or uint8 [H, W] or [H, W, C] where the source holds plain arrays.
+        """Image `i`: the encoded file's bytes, or numbers [H, W] or [H, W, C] where the source holds plain arrays.
 
         Raises `CorruptImage` where the file cannot be read.
         """
 
+    def file(self, i: int) -> BinaryIO | np.ndarray:
+        """Image `i` to look at its header, without reading the whole of it where that can be."""
+        raw = self.read(i)
+        return BytesIO(raw) if isinstance(raw, bytes) else raw
+
     def image(self, i: int, channels: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
         """Image `i` decoded to uint8 [H, W, channels]: `decode`, with errors that name the image."""
         try:
-            return decode(self.read(i), channels, at_least)
+            return decode(self.read(i), channels, at_least, self.value_range)
         except CorruptImage as error:
             raise CorruptImage(f"{self.name}: cannot read image {self.key(i)}: {error}.") from error
 
@@ -65,6 +75,9 @@ class Selection(ImageSet):
 
     def read(self, i: int) -> bytes | np.ndarray:
         return self.base.read(int(self.indices[i]))
+
+    def file(self, i: int) -> BinaryIO | np.ndarray:
+        return self.base.file(int(self.indices[i]))
 
 
 class FileSet(ImageSet):
@@ -93,9 +106,12 @@ class FileSet(ImageSet):
     def read(self, i: int) -> bytes:
         return read_file(self.root / self.paths[i])
 
+    def file(self, i: int) -> BinaryIO:
+        return open_regular(self.root / self.paths[i])
+
 
 class ArraySet(ImageSet):
-    """Images of one size in one array, uint8 [N, H, W] or [N, H, W, C]. `prefix` starts their keys: "train#12"."""
+    """Images of one size in one array, numbers [N, H, W] or [N, H, W, C]. `prefix` starts their keys: "train#12"."""
 
     def __init__(
         self,
@@ -124,20 +140,9 @@ class Splits:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of an image file. Raises `CorruptImage` where it is missing or cannot be read."""
+    """The bytes of an image file. Raises `CorruptImage` where it is missing, no regular file, or cannot be read."""
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise CorruptImage(f"{error.strerror or error} ({path})") from error
-
-
-def natural_channels(images: ImageSet) -> int:
-    """1 if the images are grey, RGB files of equal channels included, else 3. Looks at 64 spread over the set."""
-    for i in np.unique(np.linspace(0, len(images) - 1, 64).astype(int)):
-        try:
-            pixels = images.image(int(i), 3, at_least=(32, 32))
-        except CorruptImage:
-            continue
-        if (pixels != pixels[..., :1]).any():
-            return 3
-    return 1

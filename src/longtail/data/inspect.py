@@ -17,7 +17,8 @@ from rich.table import Table
 
 from ..classes import SHOTS, Classes
 from .decode import CorruptImage, image_size
-from .images import ImageSet, Splits, natural_channels
+from .images import ImageSet, Splits
+from .values import find_channels
 
 EXAMPLES = 10  # how many of each problem are named
 _BARS = 20  # rows of the curve in the terminal
@@ -88,7 +89,7 @@ def inspect_source(splits: Splits, progress: Callable[[], object] = lambda: None
     shots = np.array(classes.shots)
     return Inspection(
         class_names=list(classes.names),
-        channels=natural_channels(splits.train),
+        channels=find_channels(splits.train)[0],
         shots={s: (int((shots == s).sum()), int(np.array(classes.counts)[shots == s].sum())) for s in SHOTS},
         train=train,
         test=test,

@@ -44,6 +44,7 @@ class Preprocessing(Section):
     channels: int
     mean: tuple[float, ...] = Field(strict=False)  # JSON has lists
     std: tuple[float, ...] = Field(strict=False)
+    value_range: tuple[float, float] | None = Field(None, strict=False)  # of pixels of more than 8 bits, see `decode`
 
 
 class Description(Section):
@@ -138,7 +139,7 @@ class Predictor:
         _check_is_image(image)
         pixels = self.description.preprocessing
         try:
-            decoded = decode(image, pixels.channels, at_least=(pixels.resize, pixels.resize))
+            decoded = decode(image, pixels.channels, (pixels.resize, pixels.resize), pixels.value_range)
         except CorruptImage as error:
             raise CorruptImage(f"Cannot read {name}: {error}.") from error
         return torch.from_numpy(to_square(decoded, pixels.resize).copy())

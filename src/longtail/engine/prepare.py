@@ -14,11 +14,12 @@ from lightning_fabric import Fabric
 
 from ..classes import Classes
 from ..config import Config, DataConfig, validate
-from ..data.images import ImageSet, natural_channels
+from ..data.images import ImageSet
 from ..data.loaders import Loader, build_loader
 from ..data.longtail import carve, check_labels, check_range, holdout, labels_hash, subset_hash
 from ..data.sources import open_source
 from ..data.squares import stored_size
+from ..data.values import settle_values
 from ..errors import LongtailError, UsageError
 from ..methods import method_class
 from ..methods.base import Method
@@ -115,7 +116,9 @@ def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders
     Raises `UsageError` for a mean or deviation of other channels than the images', and `LongtailError` where an image is
     corrupt and is not to be skipped, or where skipping leaves a class empty.
     """
-    channels = natural_channels(subset.train)
+    channels = settle_values(
+        subset.train, list(subset.held_out.values()), config.channels, config.value_range, min(config.workers, cores())
+    )
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and len(values) != channels:
             raise UsageError(
@@ -134,7 +137,12 @@ def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders
         check_native_size(loader, images, train.size)
     resize = train.size if config.image_size is None else stored_size(train.size)
     preprocessing = Preprocessing(
-        resize=resize, image_size=train.size, channels=channels, mean=train.mean, std=train.std
+        resize=resize,
+        image_size=train.size,
+        channels=channels,
+        mean=train.mean,
+        std=train.std,
+        value_range=subset.train.value_range,
     )
     return Loaders(train, held_out, classes, preprocessing)
 

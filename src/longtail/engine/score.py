@@ -61,6 +61,7 @@ def score(
         raise UsageError(f"{path} has no split '{split}'; it has {', '.join(splits)}. Give other images with --data.")
 
     def loader(name: str) -> Loader:
+        splits[name].value_range = pixels.value_range
         return build_split(splits[name], config.data, fabric, pixels.channels, pixels.mean, pixels.std)
 
     scored = loader(split)
