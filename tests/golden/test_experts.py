@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from longtail.losses.balpoe import expert_logit_adjustment
@@ -18,10 +17,12 @@ from longtail.losses.ride import (
     diversity,
     expert_ldam,
     experts_used,
-    routed_logits,
+    first_means,
+    mean_of_first,
     routing_loss,
 )
 from longtail.losses.sade import inverse_prior, learn_shares, skill_diverse, view_disagreement
+from longtail.models.experts import Routers
 
 Vector = dict[str, Tensor]
 
@@ -111,22 +112,19 @@ def test_sade_aggregation(golden, assert_close_relative) -> None:
 @pytest.mark.parametrize("name", ["ride_routing", "ride_routing_separate"])
 def test_ride_routing(name: str, golden, assert_close_relative) -> None:
     v = golden(name)
-    logits, labels, k = v["expert_logits"], v["labels"], int(v["top_k"])
-    learned = [key for key in v if f"grad_{key}" in v]
-    for key in learned:
-        v[key].requires_grad_()
-    features = F.normalize(v["expert_maps"].mean((3, 4)), dim=2)
-    answers = []
-    for i in range(logits.shape[1] - 1):
-        best = logits[:, : i + 1].mean(1).topk(k, dim=1).values
-        hidden = F.linear(features[:, i], v[f"hidden_{i}_weight"], v[f"hidden_{i}_bias"]).relu()
-        output = f"output_{i}" if f"output_{i}_weight" in v else "output"
-        answers.append(F.linear(torch.cat([best, hidden], 1), v[f"{output}_weight"], v[f"{output}_bias"]))
-    router_logits = torch.cat(answers, dim=1)
-    loss = routing_loss(router_logits, logits, labels, v["positive_weight"].item())
+    logits = v["expert_logits"]
+    features = v["expert_maps"].mean((3, 4))
+    routers = Routers(3, features.shape[2], int(v["top_k"]), separate="output_0_weight" in v)
+    keys = {name: name.replace(".", "_") for name, _ in routers.named_parameters()}
+    if "output_weight" in v:  # one for all routers
+        keys = {name: key.replace("output_0", "output") for name, key in keys.items()}
+    routers.load_state_dict({name: v[key] for name, key in keys.items()})
+    answers = routers(features, first_means(logits))
+    loss = routing_loss(answers, logits, v["labels"], v["positive_weight"].item())
     loss.backward()
     assert_close_relative(loss, v["loss"])
-    for key in learned:
-        assert_close_relative(v[key].grad, v[f"grad_{key}"])
-    assert torch.equal(experts_used(router_logits), v["experts_used"])
-    assert_close_relative(routed_logits(logits, router_logits), v["routed_logits"])
+    for name, parameter in routers.named_parameters():
+        assert_close_relative(parameter.grad, v[f"grad_{keys[name]}"])
+    assert torch.equal(experts_used(answers), v["experts_used"])
+    assert_close_relative(mean_of_first(logits, experts_used(answers)), v["routed_logits"])
+    assert_close_relative(mean_of_first(logits, torch.full((len(logits),), 3)), v["mean_logits"])

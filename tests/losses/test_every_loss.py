@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from expert_cases import EXPERT_CASES
 from loss_cases import CASES, Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ORDER = {"b": torch.tensor([3, 0, 5, 1, 2, 4]), "c": torch.tensor([3, 0, 4, 1, 2])}
-every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_loss = pytest.mark.parametrize("case", [*CASES, *EXPERT_CASES], ids=lambda case: case.name)
 
 
 @every_loss

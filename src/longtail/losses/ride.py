@@ -14,6 +14,7 @@ from .precision import full_precision
 from .softmax import ldam
 
 
+@full_precision
 def expert_ldam(
     expert_logits: Tensor,
     labels: Tensor,
@@ -102,10 +103,10 @@ def experts_used(router_logits: Tensor) -> Tensor:
     return 1 + (router_logits > 0).long().cumprod(1).sum(1)
 
 
-def routed_logits(expert_logits: Tensor, router_logits: Tensor) -> Tensor:
-    """The mean logits [B, C] of the experts that the routers let each image reach.
+def mean_of_first(expert_logits: Tensor, used: Tensor) -> Tensor:
+    """The mean logits [B, C] of the first `used` [B] experts of each image.
 
     All experts are computed and the rest left out, so that nothing depends on the data but numbers.
     """
-    last = experts_used(router_logits) - 1
-    return first_means(expert_logits).gather(1, last[:, None, None].expand(-1, 1, expert_logits.shape[2])).squeeze(1)
+    last = (used - 1)[:, None, None].expand(-1, 1, expert_logits.shape[2])
+    return first_means(expert_logits).gather(1, last).squeeze(1)
