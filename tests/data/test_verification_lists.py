@@ -117,16 +117,27 @@ def test_a_hostile_pickle_is_refused_without_running_anything(tmp_path, protocol
     assert marker.exists()  # so the file was dangerous
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("same", [[1, 0], [np.bool_(True), np.bool_(False)], [np.int64(1), 0], np.array([True, False])])
+def test_bins_as_python_3_writes_them_for_python_2(tmp_path, protocol, same):
+    images = [b"\xff\xd8one", b"", np.frombuffer(b"\xff\xd8three", np.uint8), b"four"]
+    read, pairs = read_bin(_bin(tmp_path / "lfw.bin", (images, same), protocol))
+    assert [read.read(i) for i in range(4)] == [bytes(image) for image in images]
+    assert pairs.same.tolist() == [True, False]
+    assert pairs.same.dtype == bool
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (([b"a", b"b", b"c"], [True]), "3 images for 1 pairs"),
         (([], []), "0 images for 0 pairs"),
         (([b"a", "b"], [True]), "a str where bytes belongs"),
-        (([b"a", b"b"], [1]), "an? int where bool belongs"),
+        (([b"a", b"b"], [2]), "an? int where bool belongs"),
+        (([b"a", b"b"], np.array([7])), "an? int where bool belongs"),
+        (([b"a", b"b"], [np.float64(1)]), "an array of 'f8'"),
         ([b"a", b"b"], "something else"),
         (b"a", "something else"),
-        (([b"a", b"b"], [np.bool_(True)]), "it asks for numpy"),
     ],
 )
 def test_bins_that_hold_something_else(tmp_path, content, message):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ..errors import LongtailError, UsageError
 from .images import ImageSet
+from .pickles import Array, load_pickle
 from .sources.parquet import ParquetSet
 
 
@@ -95,41 +95,42 @@ class BinImages(ImageSet):
         return self._encoded[i]
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Bytes, lists, tuples and booleans need no global name, and a pickle can run nothing without one."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
 def read_bin(path: Path, folds: int = 10) -> tuple[BinImages, Pairs]:
     """A verification set as InsightFace packs it (lfw.bin, cfp_fp.bin, agedb_30.bin): its images and pairs.
 
-    The file is a pickle of (list of encoded images, list of booleans). Only bytes, lists, tuples and booleans are
-    admitted: one that names any function or class raises `UsageError` before anything of it is run. Pairs fall into
-    `folds` consecutive folds of equal size (to one), as in the field's protocol.
+    The file is a pickle of (list of encoded images, list of booleans, or of 0 and 1), with numpy's numbers and arrays of
+    bytes too. One that names any other function or class raises `UsageError` before anything of it is run. Pairs fall
+    into `folds` consecutive folds of equal size (to one), as in the field's protocol.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{path} does not exist. Expected a verification set, such as lfw.bin.")
     refused = f"{path} is no verification set"
     hint = "Expected a pickle of (list of encoded images, list of booleans) that names no function and no class."
     try:
-        with path.open("rb") as file:
-            content: Any = _PlainUnpickler(file, encoding="bytes").load()
+        content = load_pickle(path)
     except Exception as error:  # a damaged pickle raises errors of many types
-        raise UsageError(f"{refused}: {error}. {hint}") from error
-    if not (isinstance(content, list | tuple) and [type(part) for part in content] == [list, list]):
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UsageError(f"{refused}: {reason}. {hint}") from error
+    parts = [_plain(part) for part in content] if isinstance(content, list | tuple) else []
+    if [type(part) for part in parts] != [list, list]:
         raise UsageError(f"{refused}: it holds something else. {hint}")
-    encoded, same = content
+    encoded, same = ([_plain(item) for item in part] for part in parts)
     for kind, part in ((bytes, encoded), (bool, same)):
         for item in part:
-            if type(item) is not kind:
+            if type(item) is not kind and not (kind is bool and type(item) is int and item in (0, 1)):
                 raise UsageError(f"{refused}: it has a {type(item).__name__} where {kind.__name__} belongs. {hint}")
     if len(encoded) != 2 * len(same) or not same:
         raise UsageError(f"{refused}: {len(encoded)} images for {len(same)} pairs. Expected two images for each pair.")
     left = 2 * np.arange(len(same))
     fold = np.concatenate([np.full(len(part), k) for k, part in enumerate(np.array_split(left, folds))])
-    return BinImages(path, encoded), Pairs(left, left + 1, np.array(same), fold)
+    return BinImages(path, encoded), Pairs(left, left + 1, np.array(same, bool), fold)
+
+
+def _plain(item: Any) -> Any:
+    """An array of bytes as bytes, of other numbers as a list; anything else as it is."""
+    if not isinstance(item, Array) or item.values is None:
+        return item
+    return item.values.tobytes() if item.values.dtype == np.uint8 else item.values.tolist()
 
 
 @dataclass(frozen=True)
