@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from longtail.data.decode import CorruptImage
 from longtail.data.recordio import RecordIO, write_recordio
 from longtail.errors import LongtailError, UsageError
 
@@ -124,6 +125,10 @@ def test_a_record_longer_than_the_file(rec):
         ("0\t0\n1\t4\n", "disagrees with .*record 1 at byte 4, but no record begins there"),
         ("0\t0\n1\t-8\n", "disagrees with .*record 1 at byte -8"),
         ("0\t0\n1\t999999\n", "disagrees with .*record 1 at byte 999,999, but the file ends at byte"),
+        (f"0\t0\n1\t{2**63 - 1}\n", "disagrees with .*record 1 at byte 9,223,372,036,854,775,807"),
+        (f"0\t0\n1\t{-(2**63)}\n", "disagrees with .*record 1 at byte -9,223,372,036,854,775,808"),
+        (f"0\t0\n1\t{2**63}\n", "train.idx: expected lines"),
+        (f"0\t0\n1\t{'9' * 5000}\n", "train.idx: expected lines"),
         ("0\t0\n1\tx\n", "train.idx: expected lines 'key<tab>offset'.*'x'.*row 1"),
         ("0\n", "train.idx: expected lines"),
         ("0\t0\n0\t44\n", "key 0 has 2 lines"),
@@ -148,3 +153,29 @@ def test_missing_files_and_labels_that_are_no_identity(tmp_path, rec):
     rec.with_suffix(".idx").unlink()
     with pytest.raises(UsageError, match=r"train.idx is missing"):
         RecordIO(rec)
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -float("inf"), 0.0, -3.0, 2.5, 1e30])
+def test_a_count_of_images_that_is_none(rec, count):
+    data = bytearray(rec.read_bytes())
+    data[8 + 24 : 8 + 28] = struct.pack("<f", count)
+    rec.write_bytes(data)
+    with pytest.raises(UsageError, match=r"record 0 announces .* images"):
+        RecordIO(rec)
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), 1e30, -1.0])
+def test_identities_that_are_none(rec, label):
+    data = bytearray(rec.read_bytes())
+    data[_offsets(rec)[2] + 12 : _offsets(rec)[2] + 16] = struct.pack("<f", label)
+    rec.write_bytes(data)
+    with pytest.raises(UsageError, match=r"record 2 has label .*Expected an identity's number"):
+        RecordIO(rec)
+
+
+def test_a_record_with_broken_part_flags_can_be_skipped(rec):
+    data = bytearray(rec.read_bytes())
+    data[_offsets(rec)[1] + 7] |= 2 << 5  # a middle part
+    rec.write_bytes(data)
+    with pytest.raises(CorruptImage, match=r"cannot read image train.rec#1: record 1 at byte 40 is corrupt: its parts"):
+        RecordIO(rec).image(0, 3)

@@ -3,6 +3,8 @@ import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from longtail.data.decode import CorruptImage
 from longtail.data.images import ImageSet
 from longtail.data.longtail import check_labels
 from longtail.data.sources import open_source
+from longtail.data.values import find_range
 from longtail.errors import UsageError
 
 rng = np.random.default_rng(0)
@@ -330,16 +333,82 @@ def test_npz(tmp_path: Path) -> None:
     check(splits.test, [arrays[3]], [0], ["0", "1"])
 
 
+def test_npz_of_deep_pixels_is_scaled_by_what_it_holds(tmp_path: Path) -> None:
+    arrays = np.arange(0, 4096, 256, dtype=np.uint16).reshape(1, 4, 4)
+    np.savez(tmp_path / "a.npz", train_images=arrays, train_labels=[0])
+    images = open_source(str(tmp_path / "a.npz")).train
+    images.value_range = find_range(images)
+    assert images.value_range == (0, 3840)
+    np.testing.assert_array_equal(images.image(0, 1)[..., 0], arrays[0] // 256 * 17)
+
+
+def rewrite_zip(path: Path, change) -> None:
+    """Write the members of a zip file anew, each as `change(name, content)` gives it."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, change(name, content))
+
+
+def test_npz_with_arrays_that_nobody_needs(tmp_path: Path) -> None:
+    """Neither their size nor what is wrong with them matters."""
+    np.savez_compressed(
+        tmp_path / "a.npz", train_images=np.zeros((1, 2, 2), np.uint8), train_labels=[0], z=np.zeros(2**28, np.uint8)
+    )
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("bad.npy", b"no array")
+    tracemalloc.start()
+    assert len(open_source(str(tmp_path / "a.npz")).train) == 1
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1, 1125899906842624)", "(3000000000,)", "(-1, 2, 2)", "(" + "9" * 4000 + ",)", "(" * 3000]
+)
+def test_npz_that_announces_more_than_it_holds(tmp_path: Path, shape: str) -> None:
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((1, 2, 2), np.uint8), train_labels=[0])
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    member = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + bytes(4)
+    rewrite_zip(tmp_path / "a.npz", lambda name, content: member if "images" in name else content)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="array train_images: it is not an npz file of plain arrays, or damaged"):
+        open_source(str(tmp_path / "a.npz"))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("field", ["version", "method", "data"])
+def test_npz_with_a_damaged_member(tmp_path: Path, field: str) -> None:
+    np.savez_compressed(
+        tmp_path / "a.npz", train_images=rng.integers(0, 255, (9, 9, 9), dtype=np.uint8), train_labels=[0] * 9
+    )
+    raw = bytearray((tmp_path / "a.npz").read_bytes())
+    central = raw.index(b"PK\x01\x02")
+    at, value = {"version": (central + 6, 99), "method": (central + 10, 77), "data": (300, raw[300] ^ 0xFF)}[field]
+    raw[at] = value
+    (tmp_path / "a.npz").write_bytes(raw)
+    with pytest.raises(UsageError, match=r"Cannot read .*a\.npz.*or damaged"):
+        open_source(str(tmp_path / "a.npz"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"images": np.zeros(1)}, "expected arrays train_images and train_labels; found images"),
         (
-            {"train_images": np.zeros((1, 2, 2)), "train_labels": [0]},
-            r"train_images is float64 \[1, 2, 2\]; expected uint8",
+            {"train_images": np.zeros((1, 2)), "train_labels": [0]},
+            r"train_images is float64 \[1, 2\]; expected numbers, best uint8, \[N, H, W\]",
         ),
         ({"train_images": np.zeros((1, 2, 2), np.uint8), "train_labels": [0, 1]}, r"expected integers \[1\]"),
         ({"train_images": np.array([{}]), "train_labels": [0]}, "not an npz file of plain arrays"),
+        (
+            {"train_images": np.zeros((1, 2, 2), np.uint8), "train_labels": [0], "class_names": "cat"},
+            r"class_names has shape \[\]",
+        ),
+        ({"train_images": np.zeros((1, 2, 2, 5), np.uint8), "train_labels": [0]}, "of up to 4 channels"),
+        ({"train_images": np.zeros((1, 0, 2), np.uint8), "train_labels": [0]}, r"uint8 \[1, 0, 2\]"),
         (
             {"train_images": np.zeros((1, 2, 2), np.uint8), "train_labels": [3], "class_names": ["a", "b"]},
             "label 3 of image train#0 is out of range",

@@ -15,13 +15,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import LongtailError, UsageError
+from ..errors import UsageError
+from .decode import CorruptImage
 from .images import ImageSet
 
 _MAGIC = 0xCED7230A
 _WORDS = struct.Struct("<II")
 _HEADER = struct.Struct("<IfQQ")
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_LARGEST = 2.0**53  # whole numbers up to here are exact as floating-point ones
 _CHUNK = 65_536  # records looked at together
 _OPENING = np.dtype(
     [("magic", "<u4"), ("word", "<u4"), ("flag", "<u4"), ("label", "<f4"), ("ids", "<u8", 2), ("more", "<f4", 2)]
@@ -33,7 +35,7 @@ class RecordIO(ImageSet):
 
     The numbers that label identities in the file become class names; labels count them from 0 in ascending order.
     Opening reads the start of every record, so that an index that does not belong to the file is found then. Raises
-    `UsageError` for missing files and such an index; `read` raises `LongtailError` for a corrupt record.
+    `UsageError` for missing files and such an index; `read` raises `CorruptImage` for a corrupt record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +44,12 @@ class RecordIO(ImageSet):
         openings = self._read_openings(keys, offsets)
         if keys[0] == 0 and openings["flag"][0] > 0:
             # InsightFace's record 0 is no image: it says that records 1 .. n - 1 are. Those after describe identities.
-            end = int(openings["more"][0, 0])
+            count = float(openings["more"][0, 0])
+            if not (1 <= count < _LARGEST and count == int(count)):
+                raise UsageError(
+                    f"{path}: record 0 announces {count - 1:g} images. The file is damaged: copy it again."
+                )
+            end = int(count)
             images = slice(1, np.searchsorted(keys, end))
             if missing := end - 1 - len(keys[images]):
                 raise UsageError(
@@ -53,7 +60,7 @@ class RecordIO(ImageSet):
         if not len(keys):
             raise UsageError(f"{path}: no images in this file. Expected at least one record with an image.")
         identities = np.where(openings["flag"] > 0, openings["more"][:, 0], openings["label"])
-        bad = np.flatnonzero((identities < 0) | (identities != np.floor(identities)))
+        bad = np.flatnonzero(~((identities >= 0) & (identities < _LARGEST) & (identities == np.floor(identities))))
         if len(bad):
             raise UsageError(
                 f"{path}: record {keys[bad[0]]} has label {identities[bad[0]]:g}. Expected an identity's number, "
@@ -66,7 +73,7 @@ class RecordIO(ImageSet):
     def _read_openings(self, keys: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """The first words of each record, after checking that a record of sensible length begins there."""
         size = self.path.stat().st_size
-        outside = np.flatnonzero((offsets < 0) | (offsets + _WORDS.size + _HEADER.size > size))
+        outside = np.flatnonzero((offsets < 0) | (offsets > size - _WORDS.size - _HEADER.size))
         if len(outside):
             raise self._disagrees(keys[outside[0]], offsets[outside[0]], f"the file ends at byte {size:,}")
         openings = np.empty(len(keys), _OPENING)
@@ -105,9 +112,9 @@ class RecordIO(ImageSet):
                 file.seek(offset)
                 data = _read_record(file)
             flag = _HEADER.unpack_from(data)[0]
-        except (ValueError, struct.error) as error:
-            message = f"{self.path}: record {self._keys[i]} at byte {offset:,} is corrupt: {error}"
-            raise LongtailError(message) from error
+        except (OSError, ValueError, struct.error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CorruptImage(f"record {self._keys[i]} at byte {offset:,} is corrupt: {reason}") from error
         return data[_HEADER.size + 4 * flag :]
 
 
@@ -119,7 +126,7 @@ def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise UsageError(f"{file} is missing or empty. A RecordIO set needs a .rec file and its .idx beside it.")
     try:
         table = np.loadtxt(index, np.int64, ndmin=2)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"{index}: expected lines 'key<tab>offset' of two whole numbers: {error}") from error
     if table.shape[1] != 2:
         raise UsageError(f"{index}: expected lines 'key<tab>offset', found {table.shape[1]} numbers in each line")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import UsageError
 from ..images import ArraySet, Splits
 from .names import numbered
+from .npz import Npz
 
 EMBEDDED = "fashion-mnist-lt"
 
@@ -21,31 +20,33 @@ def open_embedded() -> Splits:
 
 
 def open_npz(location: str) -> Splits:
-    """`train_images` uint8 [N, H, W] or [N, H, W, C], `train_labels` integers [N]; `test_images`, `test_labels` and
-    `class_names` are optional."""
+    """`train_images` [N, H, W] or [N, H, W, C], uint8 or other numbers, `train_labels` integers [N]; `test_images`,
+    `test_labels` and `class_names` are optional."""
     path = Path(location)
     return _open(f"npz:{path}", path)
 
 
 def _open(name: str, path: Path) -> Splits:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            content: dict[str, Any] = dict(arrays)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or "it is not an npz file of plain arrays"
-        raise UsageError(f"Cannot read {path}: {reason}.") from error
+    content = Npz(path)
     if "train_images" not in content or "train_labels" not in content:
         raise UsageError(
             f"{path}: expected arrays train_images and train_labels; found {', '.join(content) or 'none'}."
         )
-    class_names = content.get("class_names", ())
+    class_names = content.get("class_names", np.zeros(0))
+    if class_names.ndim != 1:
+        raise UsageError(f"{path}: class_names has shape {list(class_names.shape)}; expected one name for each class.")
 
     def split(which: str) -> ArraySet:
         images, labels = content[f"{which}_images"], content.get(f"{which}_labels", np.zeros(0))
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        if (
+            images.dtype.kind not in "buif"
+            or images.ndim not in (3, 4)
+            or 0 in images.shape[1:]
+            or max(images.shape[3:], default=1) > 4
+        ):
             raise UsageError(
                 f"{path}: {which}_images is {images.dtype} {list(images.shape)}; "
-                "expected uint8 [N, H, W] or [N, H, W, C]."
+                "expected numbers, best uint8, [N, H, W] or [N, H, W, C] of up to 4 channels."
             )
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise UsageError(
