@@ -58,7 +58,7 @@ def measure_step(name: str, classes: int, batch: int, steps: int, options: dict[
     chosen = validate(kind.Options, OPTIONS.get(name, {}) | options, f"options of {name}")
     names = tuple(map(str, range(classes)))
     method = kind(build_backbone(BACKBONE), Classes(names, tuple(counts.tolist())), chosen).train()
-    stage = method.stages()[0]
+    stage = kind.stages(chosen)[0]
     optimiser = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9)
     times = []
     for step in range(steps + 1):

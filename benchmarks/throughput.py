@@ -76,7 +76,7 @@ class Bare:
         backbone = build_backbone(config.backbone, channels, image_size=size).to(device, memory_format=layout).train()  # type: ignore[call-overload]
         backbone.precision = torch.bfloat16 if use_bf16(train, device) else None
         self.backbone, self.head = backbone, LinearClassifier(backbone.dim, classes).to(device)
-        self.optimiser = build_optimizer(train, [*backbone.parameters(), *self.head.parameters()])
+        self.optimiser = build_optimizer(train, [{"params": [*backbone.parameters(), *self.head.parameters()]}])
         self.images = [torch.randn(tuple(shape), device=device).to(memory_format=layout) for shape in shapes]
         self.labels = torch.randint(classes, (sum(shape[0] for shape in shapes),), device=device)
 
@@ -118,12 +118,12 @@ class Reference:
         subset = choose_images(config.data, config.seed)
         self.method = build_method(config, subset.classes, preprocessing.channels).to(device).train()
         backbone, forward = self.method.backbone, self.method.backbone.forward
-        backbone.forward = lambda images: torch.cat([forward(view) for view in images.split(batch)])  # type: ignore[method-assign]
-        self.optimiser = build_optimizer(config.train, self.method.parameters())
+        backbone.forward = lambda images: torch.cat([forward(view) for view in images.split(batch)])  # type: ignore
+        self.optimiser = build_optimizer(config.train, [{"params": list(self.method.parameters())}])
         train = subset.train
         positions = range(min(len(train), 4096))
         images = [Image.fromarray(train.image(i, preprocessing.channels).squeeze()) for i in positions]
-        self.stage = self.method.stages()[0]
+        self.stage = self.method.stages(self.method.hp)[0]
         self.loaders = {}
         for name, stream in self.stage.streams.items():
             views = [_transform(spec, preprocessing.image_size, preprocessing) for spec in stream.views]
@@ -231,7 +231,7 @@ class Rounds(Reporter):
         self.start = now(self.device)
 
     def _start_stopwatch(self) -> None:
-        method, optimiser = self.trainer.method, self.trainer.optimizer.optimizer
+        method, optimiser = self.trainer.method, self.trainer.update.optimizer
         method.register_forward_pre_hook(lambda *_: self._mark("data and augmentation"))
         method.register_forward_hook(lambda *_: self._mark("forward and loss"))
         optimiser.register_step_pre_hook(lambda *_: self._mark("backward"))

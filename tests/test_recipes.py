@@ -12,13 +12,12 @@ from PIL import Image
 
 import longtail
 from longtail.api import make_config
-from longtail.classes import Classes
 from longtail.config import TrainConfig, merge, validate
 from longtail.data.augment import parse
+from longtail.engine.prepare import stages_of
 from longtail.engine.run import Run
 from longtail.errors import UsageError
-from longtail.methods import method_class
-from longtail.models import backbone_names, build_backbone
+from longtail.models import backbone_names
 from longtail.recipes import all_recipes, find_recipe
 
 every_recipe = pytest.mark.parametrize("name", all_recipes())
@@ -118,9 +117,7 @@ def test_builds_a_checked_configuration(name: str) -> None:
     assert config.data.image_size == (None if name.startswith(f"{method}/cifar") else 224)
     if "-lt-" in setting and "cifar" in setting:
         assert config.data.imbalance == float(setting.rpartition("-")[2])
-    cls = method_class(method)
-    built = cls(build_backbone("resnet8"), Classes(("a", "b"), (9, 3)), cls.Options.model_validate(config.options))
-    for stage in built.stages():
+    for stage in stages_of(config):
         validate(TrainConfig, merge(config.train.model_dump(), stage.optim), name)
         assert all(parse(view, config.data.image_size or 32) for s in stage.streams.values() for view in s.views)
 

@@ -26,6 +26,7 @@ class DataConfig(Section):
     test: str | None = Field(None, description="the test split, where the source has none of its own")
     root: str | None = Field(None, description="folder that a list file's or CSV's paths are relative to")
     imbalance: float | None = Field(None, ge=1, description="carve a balanced set to this imbalance factor")
+    n_max: int | None = Field(None, ge=1, description="images of the largest class when carving (default: all it has)")
     profile: Literal["exp", "step"] = Field("exp", description="shape of the carved class counts")
     subset: Literal["ldam", "first", "random"] = Field("ldam", description="which images of a class are kept")
     subset_seed: int = Field(0, ge=0, description="seed of the `random` subset rule")
@@ -68,7 +69,7 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """How weights are fitted. A method's own defaults and a stage's overrides are laid over these."""
 
-    epochs: int = Field(200, ge=1, description="passes over the training images")
+    epochs: int = Field(200, ge=0, description="passes over the training images (0: only what a method does without)")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="images per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="what updates the weights")
     lr: float = Field(0.1, gt=0, description="learning rate at its peak")
@@ -82,6 +83,18 @@ class TrainConfig(Section):
     )
     drop: float = Field(0.1, gt=0, le=1, description="factor of each drop")
     warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up")
+    warmup_from: float | None = Field(
+        None, ge=0, description="share of lr in the first epoch (default: equal steps that end at warmup_to)"
+    )
+    warmup_to: float = Field(1.0, gt=0, description="share of lr in the last epoch of warm-up")
+    schedule_shift: int = Field(
+        0,
+        description="epochs by which the fall runs ahead (schedulers stepped first: 1), or all of it comes later (-1)",
+    )
+    cosine_longer: int = Field(0, ge=0, description="epochs that the cosine still lacks to 0 at the end")
+    last_batch: Literal["fill", "keep", "drop"] = Field(
+        "fill", description="an epoch's last, partial batch: filled from another pass, kept small, or dropped"
+    )
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights that are then evaluated")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device has it")

@@ -123,13 +123,9 @@ def test_bce3s_second_stage(golden, assert_close_relative, monkeypatch):
 def test_maxnorm_stage(golden, assert_close_relative, build):
     v = golden("maxnorm_projection")
     method = build(classes(torch.ones(10, dtype=torch.int64)))
-    stage = next(
-        s
-        for s in type(method)(Features(16), method.classes, method.Options(finetune="maxnorm")).stages()
-        if s.name == "maxnorm"
-    )
+    stage = next(s for s in method.stages(method.Options(finetune="maxnorm")) if s.name == "maxnorm")
     method.classifier.weight.data, method.classifier.bias.data = v["weight_at_start"].clone(), v["bias_before"].clone()
-    method.before_stage(stage, lambda: [])
+    method.before_stage(stage, None)
     assert_close_relative(method.radius, v["radius"])
     method.classifier.weight.data = v["weight_before"].clone()
 

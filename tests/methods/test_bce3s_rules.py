@@ -80,7 +80,7 @@ def test_terms_are_those_of_plain_loops(form: str) -> None:
 def test_each_term_can_be_switched_off(term: str) -> None:
     whole, without = Case("bce3s"), Case("bce3s", options={term: "off"})
     expected, actual = (
-        [method.losses(case.batch(method, epoch), case.clock(epoch)) for epoch in (0, 1)][1]
+        [method.losses(case.batch(epoch), case.clock(epoch)) for epoch in (0, 1)][1]
         for case, method in ((case, case.build()) for case in (whole, without))
     )
     assert set(expected) - set(actual) == {term}
@@ -89,8 +89,8 @@ def test_each_term_can_be_switched_off(term: str) -> None:
 
 def test_contrast_starts_in_the_second_epoch_with_the_memory_of_the_first() -> None:
     case = Case("bce3s")
-    method: Any = case.build()
-    batch = case.batch(method)
+    method: Any = case.build_plain()
+    batch = case.batch()
     assert not method.seen.any()
     assert set(method.losses(batch, case.clock(0))) == {"joint", "uniform"}
     labels = batch["main"].labels
@@ -127,7 +127,7 @@ def test_subset_has_the_batch_s_classes_and_others_up_to_r(
     masks: list[Tensor] = []
     terms = method.terms
     monkeypatch.setattr(method, "terms", lambda *arguments: masks.append(arguments[3]) or terms(*arguments))
-    batch = case.batch(method)
+    batch = case.batch()
     batch["main"].labels.copy_(torch.arange(B) % 2 + 3)
     for epoch in range(8):
         method.losses(batch, case.clock(epoch))
@@ -140,7 +140,7 @@ def test_subset_has_the_batch_s_classes_and_others_up_to_r(
 def test_unit_rows_predict(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("bce3s")
     method: Any = case.build()
-    images = case.batch(method)["main"].views[0]
+    images = case.batch()["main"].views[0]
     expected = method.logits(images)
     method.classifier.weight.data *= torch.rand(C, 1, dtype=torch.float64) + 0.5
     torch.testing.assert_close(method.logits(images), expected)
@@ -151,12 +151,13 @@ def test_three_views_pass_the_backbone_together() -> None:
     method: Any = case.build()
     sizes = []
     method.backbone.register_forward_hook(lambda module, arguments, output: sizes.append(len(arguments[0])))
-    method.losses(case.batch(method), case.clock(0))
+    method.losses(case.batch(), case.clock(0))
     assert sizes == [3 * B]
 
 
 def test_streams_are_instance_balanced_by_default() -> None:
-    train, second = Case("bce3s", options={"finetune": "maxnorm"}).build().stages()
+    method = Case("bce3s", options={"finetune": "maxnorm"}).build()
+    train, second = method.stages(method.hp)
     assert {name: (s.sampler, s.q, len(s.views)) for name, s in train.streams.items()} == {
         "main": ("instance", 0.0, 1),
         "second": ("power", 0.0, 1),

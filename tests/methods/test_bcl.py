@@ -12,12 +12,12 @@ CASE = Case("bcl", options={"ce_weight": 2.0, "contrast_weight": 0.6})
 
 
 def test_first_view_is_classified_and_the_others_contrasted_in_one_pass() -> None:
-    method: Any = CASE.build()
-    (stage,) = method.stages()
+    method: Any = CASE.build_plain()
+    (stage,) = method.stages(method.hp)
     assert stage.streams["main"].views == ("autoaugment_cutout", "simaugment", "simaugment")
     sizes = []
     method.backbone.register_forward_hook(lambda module, arguments, output: sizes.append(len(arguments[0])))
-    batch = CASE.batch(method)
+    batch = CASE.batch()
     views = [view.requires_grad_() for view in batch["main"].views]
     terms = method.losses(batch, CASE.clock(0))
     assert sizes == [3 * B]
@@ -29,8 +29,8 @@ def test_first_view_is_classified_and_the_others_contrasted_in_one_pass() -> Non
 
 
 def test_classification_is_cross_entropy_with_the_class_prior() -> None:
-    method: Any = CASE.build()
-    batch = CASE.batch(method)
+    method: Any = CASE.build_plain()
+    batch = CASE.batch()
     main = batch["main"]
     features = method.backbone(main.views[0])
     cosines = F.cosine_similarity(features[:, None], method.classifier.weight[None], dim=2)
@@ -42,8 +42,8 @@ def test_classification_is_cross_entropy_with_the_class_prior() -> None:
 
 
 def test_every_class_is_contrasted_through_its_centre() -> None:
-    method: Any = CASE.build()
-    batch = CASE.batch(method)
+    method: Any = CASE.build_plain()
+    batch = CASE.batch()
     absent = set(range(len(COUNTS))) - set(batch["main"].labels.tolist())
     assert absent
     loss = method.losses(batch, CASE.clock(0))["contrastive"]
@@ -52,8 +52,8 @@ def test_every_class_is_contrasted_through_its_centre() -> None:
 
 
 def test_contrastive_term_is_that_of_plain_loops() -> None:
-    method: Any = CASE.build()
-    batch = CASE.batch(method)
+    method: Any = CASE.build_plain()
+    batch = CASE.batch()
     main = batch["main"]
     value = method.losses(batch, CASE.clock(0))["contrastive"]
 

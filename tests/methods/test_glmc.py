@@ -70,7 +70,7 @@ def test_training_moves_from_the_conventional_to_the_rebalanced_classifier() -> 
     for epoch in range(EPOCHS):
         clock = case.clock(epoch)
         clock.generator.manual_seed(0)
-        parts.append(method.losses(case.batch(method), clock))
+        parts.append(method.losses(case.batch(), clock))
     first = parts[0]
     assert first["rebalanced"] == 0
     for epoch, terms in enumerate(parts[1:], 1):
@@ -82,7 +82,7 @@ def test_training_moves_from_the_conventional_to_the_rebalanced_classifier() -> 
 
 def test_contrast_weight_multiplies_the_consistency_alone() -> None:
     single, tenfold = (
-        case.build().losses(case.batch(case.build()), case.clock(2))
+        case.build().losses(case.batch(), case.clock(2))
         for case in (Case("glmc"), Case("glmc", options={"contrast_weight": 10.0}))
     )
     torch.testing.assert_close(tenfold["consistency"], 10 * single["consistency"])
@@ -93,8 +93,8 @@ def test_balanced_form_has_one_classifier_and_unweighted_labels() -> None:
     case = Case("glmc", options={"rebalance": False})
     method = case.build()
     terms = [
-        method.losses(case.batch(method), case.clock(0)),
-        method.losses(case.batch(method), case.clock(EPOCHS - 1)),
+        method.losses(case.batch(), case.clock(0)),
+        method.losses(case.batch(), case.clock(EPOCHS - 1)),
     ]
     assert all(list(t) == ["conventional", "consistency"] for t in terms)
     whole = Case("glmc").build()
@@ -107,12 +107,12 @@ def test_balanced_form_has_one_classifier_and_unweighted_labels() -> None:
     # The conventional term keeps its full weight to the end.
     clock = case.clock(EPOCHS - 1)
     clock.generator.manual_seed(0)
-    torch.testing.assert_close(method.losses(case.batch(method), clock)["conventional"], terms[0]["conventional"])
+    torch.testing.assert_close(method.losses(case.batch(), clock)["conventional"], terms[0]["conventional"])
 
 
 def test_streams() -> None:
     method = Case("glmc", options={"resample_weighting": 0.2, "augment": "flip"}).build()
-    (stage,) = method.stages()
+    (stage,) = method.stages(method.hp)
     assert {name: (s.sampler, s.q, s.views) for name, s in stage.streams.items()} == {
         "instance": ("instance", 0.0, ("flip", "flip")),
         "inverse": ("power", 0.2, ("flip", "flip")),
@@ -123,7 +123,7 @@ def test_streams() -> None:
 def test_second_stage_loss(kind: str) -> None:
     case = Case("glmc", kind, {"finetune": kind})
     method: GLMC = case.build()  # type: ignore[assignment]
-    batch = case.batch(method)
+    batch = case.batch()
     main = batch["main"]
     (value,) = method.losses(batch, case.clock(0)).values()
     logits = method.classifier(method.backbone(main.views[0])).detach()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from method_cases import B, Case
+from method_cases import B, Case, without_batch_norm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -59,7 +59,7 @@ def test_slopes_are_kept_from_falling_below_one_hundredth_after_a_step():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_learns_to_tell_a_batch_apart(case):
     method = case.build()
-    batch = case.batch(method)
+    batch = case.batch()
     optimiser = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(30):
@@ -80,13 +80,13 @@ def test_a_share_of_identities_too_small_for_the_processes_is_a_wrong_request(mo
 def _train(case: Case) -> dict[str, Tensor]:
     """Three steps, each an epoch, on this process's share; the logits after them, and what a checkpoint would hold."""
     rank, size = world()
-    method = case.build()
+    method = without_batch_norm(case.build())
     images = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     module = DistributedDataParallel(method) if size > 1 else method
     optimiser = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for epoch in range(3):
-        whole = case.batch(method, seed=epoch)["main"]
+        whole = case.batch(epoch)["main"]
         part = slice(rank * B // size, (rank + 1) * B // size)
         share = Batch((whole.views[0][part],), whole.labels[part], whole.index[part])
         (loss,) = module({"main": share}, case.clock(epoch)).values()
@@ -96,8 +96,9 @@ def _train(case: Case) -> dict[str, Tensor]:
         losses.append(loss.detach())
     method.before_evaluation()
     logits = method.logits(images).detach()
-    checkpoint = shards.whole({"method": method.state_dict(), "optimizer": optimiser.state_dict()}, method)
-    divided = shards.own(checkpoint, method)
+    learning = [name for name, _ in method.named_parameters()]
+    checkpoint = shards.whole({"method": method.state_dict(), "optimizer": optimiser.state_dict()}, method, learning)
+    divided = shards.own(checkpoint, method, learning)
     for name, value in method.state_dict().items():
         assert divided["method"][name].equal(value), name
     for i, kept in optimiser.state_dict()["state"].items():

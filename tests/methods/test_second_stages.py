@@ -88,7 +88,7 @@ def test_rows_are_projected_after_each_epoch_and_biases_never(case: Case) -> Non
     radius = method.radius.clone()
     for epoch in range(3):
         optimiser.zero_grad()
-        sum(method.losses(case.batch(method, epoch), case.clock(epoch)).values()).backward()
+        sum(method.losses(case.batch(epoch), case.clock(epoch)).values()).backward()
         optimiser.step()
         weight, bias = method.classifier.weight.detach().clone(), method.classifier.bias.detach().clone()
         method.after_epoch(case.clock(epoch))

@@ -9,25 +9,18 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from method_cases import CASES, Case
-from torch import Tensor, nn
+from method_cases import TRAINING, Case, without_batch_norm
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.losses.distributed import world
 from longtail.methods import bce3s
-from longtail.methods.base import Batch, Method
+from longtail.methods.base import Batch
 
 RANKS = 2
 STEPS = 3
-
-
-def without_batch_norm(method: Method) -> Method:
-    """Its statistics are those of one process's images, in the papers' code too."""
-    for module in list(method.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm1d):
-                setattr(module, name, nn.Identity())
-    return method
+# Methods that divide their classes among the processes are compared in test_margin_methods.
+CASES = [case for case in TRAINING if not case.cls.sharded]
 
 
 def share(batch: Mapping[str, Batch]) -> dict[str, Batch]:
@@ -64,7 +57,7 @@ def train(case: Case, wrapped: bool) -> dict[str, Any]:
 
     bce3s.draw_class_mask = recorded
     for epoch in range(STEPS):
-        terms = module(share(case.batch(method, seed=epoch)), case.clock(epoch))
+        terms = module(share(case.batch(epoch)), case.clock(epoch))
         optimiser.zero_grad()
         sum(terms.values()).backward()
         for name, parameter in method.named_parameters():

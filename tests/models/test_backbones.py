@@ -201,3 +201,75 @@ def test_torchvision_imports_and_operators_are_declared_only_where_it_would_not(
         "print(len(compat._declarations))"
     )
     assert check.stdout.strip() == ("0" if imports_by_itself else "1"), check.stderr
+
+
+def _maps(backbone, images, stop):
+    with torch.no_grad():
+        return backbone.eval()(images, stop=stop)
+
+
+@pytest.mark.parametrize("name", ["resnet14", "resnet34_cifar", "timm:test_convnext", "timm:test_vit"])
+def test_a_backbone_is_left_and_entered_half_way(name):
+    backbone = build_backbone(name).eval()
+    images = torch.rand(2, 3, 160 if "timm" in name else 16, 160 if "timm" in name else 16)
+    with torch.no_grad():
+        for stop in range(1, len(backbone.stages) + 1):
+            torch.testing.assert_close(backbone(_maps(backbone, images, stop), start=stop), backbone(images))
+
+
+@pytest.mark.parametrize("name", ["resnet14", "resnet34_cifar", "resnet50", "timm:test_convnext"])
+def test_a_twin_is_the_same_network_with_other_weights(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name)
+    twin = backbone.twin()
+    ours, theirs = backbone.state_dict(), twin.state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    assert not torch.equal(next(iter(ours.values())), next(iter(theirs.values())))
+    late = backbone.twin(start=2)
+    images = torch.rand(2, 3, 64, 64)
+    assert late.eval()(_maps(backbone, images, 2)).shape == (2, backbone.dim)
+    assert count_parameters(late) == sum(map(count_parameters, [*backbone.stages[2:], backbone.pool]))
+    assert twin.twin().dim == backbone.dim
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "parameters"),
+    [  # RIDE's released networks with cosine heads and 100 (ResNet-32) or 1,000 classes, see docs/methods/ride.md
+        ("resnet32", 2, {2: 530_512, 3: 783_856, 4: 1_037_200, 6: 1_543_888}),
+        ("resnet50", 3, {3: 43_677_248, 4: 57_754_688}),
+        ("resnext50_32x4d", 3, {3: 42_889_024, 4: 56_714_560}),
+    ],
+)
+def test_narrow_experts_have_the_released_parameter_counts(name, first, parameters):
+    backbone = build_backbone(name)
+    expert = backbone.twin(first, width=0.75)
+    shared = sum(count_parameters(stage) for stage in backbone.stages[:first])
+    head = expert.dim * (100 if name == "resnet32" else 1000)
+    for experts, count in parameters.items():
+        assert shared + experts * (count_parameters(expert) + head) == count
+    features = expert.eval()(_maps(backbone, torch.rand(2, 3, 64, 64), first))
+    assert features.shape == (2, backbone.dim * 3 // 4)
+
+
+def test_the_last_block_can_be_taken_off_and_doubled():
+    backbone = build_backbone("resnet32").eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        whole = backbone(images)
+        last = backbone.split_last_block()
+        maps = backbone(images, stop=len(backbone.stages))
+        torch.testing.assert_close(last(maps), whole)
+    second = backbone.twin().split_last_block()
+    assert count_parameters(second) == count_parameters(last) == 73_984  # BBN's, as released
+    assert count_parameters(backbone) + count_parameters(last) * 2 == 537_488
+
+
+@pytest.mark.parametrize(("name", "message"), [("timm:test_convnext", "another width"), ("iresnet18", "second time")])
+def test_what_cannot_be_built_again(name, message):
+    with pytest.raises(UsageError, match=message):
+        build_backbone(name).twin(width=0.75)
+
+
+def test_one_stage_networks_have_no_last_block():
+    with pytest.raises(UsageError, match="no last block"):
+        build_backbone("timm:test_byobnet").split_last_block()

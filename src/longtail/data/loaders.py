@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from .decode import CorruptImage
 from .draws import Draws
 from .images import ImageSet
 from .ops import centre_crop, send
-from .samplers import ClassIndex, epoch_draws, share, steps_per_epoch
+from .samplers import ClassIndex, LastBatch, batch_sizes, epoch_draws, share
 from .squares import SquareReader
 from .streams import Batch, Stream
 
@@ -101,33 +102,54 @@ class Loader(ABC):
         self._positions, self._labels = torch.from_numpy(positions), torch.from_numpy(self.labels)
         self._normalise = Normalise(self.mean, self.std)
 
-    def steps(self, batch_size: int) -> int:
-        """Steps of an epoch: as many as show every image once."""
-        return steps_per_epoch(len(self.labels), batch_size)
+    def steps(self, batch_size: int, last_batch: LastBatch = "fill") -> int:
+        """Steps of an epoch: as many as show every image once, but for a dropped last batch."""
+        return len(batch_sizes(len(self.labels), batch_size, last_batch, self.setup.world_size))
 
     def batches(
-        self, streams: Mapping[str, Stream], *, batch_size: int, seed: int, epoch: int, start: int = 0
+        self,
+        streams: Mapping[str, Stream],
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        epochs: int = 1,
+        last_batch: LastBatch = "fill",
+        sampling: Callable[[str], Tensor] | None = None,
     ) -> Iterator[dict[str, Batch]]:
-        """This process's part of the training batches of `epoch`, from step `start` on.
+        """This process's part of the training batches of `epoch` of `epochs`, from step `start` on.
 
-        `batch_size` counts the images of all processes together. Raises `UsageError` where it cannot be shared equally
-        or a spec is wrong, and `LongtailError` where an image is corrupt.
+        `batch_size` counts the images of all processes together. `sampling` gives the class weights [C] of a stream with
+        sampler "own", asked for when a batch is drawn: just before it is used, or some batches ahead where worker
+        processes read. Raises `UsageError` where the batch cannot be shared equally or a spec is wrong, and
+        `LongtailError` where an image is corrupt.
         """
-        part = share(batch_size, self.setup.rank, self.setup.world_size)
+        rank, world_size = self.setup.rank, self.setup.world_size
+        part = share(batch_size, rank, world_size)
         draws = {
-            name: epoch_draws(self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch)
+            name: epoch_draws(
+                self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch, epochs=epochs,
+                sampling=None if sampling is None else partial(sampling, name),
+            )
             for name, stream in streams.items()
-        }
-        end, together = self.steps(batch_size), self._together(part.stop - part.start)
+        }  # fmt: skip
+        sizes = batch_sizes(len(self.labels), batch_size, last_batch, world_size)
+        own = any(stream.sampler == "own" for stream in streams.values())
+        together = 1 if own else self._together(part.stop - part.start)
         # From a multiple on, wherever training goes on: how a device rounds can depend on the size of what it is given.
-        firsts = range(start - start % together, end, together)
-        spans = [range(first, min(first + together, end)) for first in firsts]
+        end = len(sizes) - (sizes[-1] < batch_size)  # a smaller last batch is augmented by itself
+        spans = [range(first, min(first + together, end)) for first in range(start - start % together, end, together)]
+        spans += [range(step, step + 1) for step in range(max(end, start), len(sizes))]
         requests = (
             Request(
                 seed,
                 epoch,
                 span.start,
-                {name: torch.cat([draw(i)[part] for i in span]) for name, draw in draws.items()},
+                {
+                    name: torch.cat([draw(i)[: sizes[i]][share(sizes[i], rank, world_size)] for i in span])
+                    for name, draw in draws.items()
+                },
             )
             for span in spans
         )
@@ -140,7 +162,7 @@ class Loader(ABC):
             parts = {}
             for name, split in views.items():
                 generators = [
-                    [generator(seed, "augment", name, view, epoch, step, self.setup.rank) for step in span]
+                    [generator(seed, "augment", name, view, epoch, step, rank) for step in span]
                     for view in range(len(split))
                 ]
                 parts[name] = self._augmented(fetched[name], [augment for _, augment in split], generators)

@@ -42,13 +42,19 @@ def profile_counts(n_max: int, num_classes: int, imbalance: float, profile: str 
 
 
 def carve(
-    labels: np.ndarray, num_classes: int, imbalance: float, profile: str = "exp", rule: str = "ldam", seed: int = 0
+    labels: np.ndarray,
+    num_classes: int,
+    imbalance: float,
+    profile: str = "exp",
+    rule: str = "ldam",
+    seed: int = 0,
+    n_max: int | None = None,
 ) -> np.ndarray:
     """Positions of the images to keep of a balanced set, int64, ascending.
 
-    `labels`: int64 [N]. Class sizes follow `profile_counts`, n_max being the largest class. Which images of a class
-    stay: "ldam": numpy's `RandomState(0)` shuffles each class in turn, the first n_c stay (LDAM's released code; `seed`
-    has no part in it); "first": the first n_c in the set's order (BCE3S's); "random": drawn without replacement with
+    `labels`: int64 [N]. Class sizes follow `profile_counts`, the largest being `n_max` (default: all it has). Which images
+    of a class stay: "ldam": numpy's `RandomState(0)` shuffles each class in turn, the first n_c stay (LDAM's released code;
+    `seed` has no part in it); "first": the first n_c in the set's order (BCE3S's); "random": drawn without replacement with
     `seed` (GLMC's after its 2023 fix).
 
     Raises `UsageError` for an unknown rule, whatever `profile_counts` refuses, and a class with fewer images than the
@@ -57,7 +63,7 @@ def carve(
     if rule not in RULES:
         raise unknown_name("subset rule", rule, RULES)
     available = np.bincount(labels, minlength=num_classes)
-    wanted = profile_counts(int(available.max()), num_classes, imbalance, profile)
+    wanted = profile_counts(n_max or int(available.max()), num_classes, imbalance, profile)
     short = np.flatnonzero(available < wanted)
     if len(short):
         c = short[0]

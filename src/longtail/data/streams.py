@@ -7,21 +7,32 @@ from typing import Literal
 
 from torch import Tensor
 
-Sampler = Literal["instance", "balanced", "power", "reversed"]
+Sampler = Literal[
+    "instance", "balanced", "power", "reversed", "square_root", "progressive", "effective_number", "class_aware", "own"
+]
 
 
 @dataclass(frozen=True)
 class Stream:
     """A sequence of batches drawn by one sampler, each image seen through one or more views.
 
-    `sampler`: "instance" (every image once an epoch), "balanced" (classes equally likely), "power" (image i drawn with
-    probability proportional to 1 / n_{y_i}^q), "reversed" (class c drawn in proportion to 1 / n_c).
     `views`: one augmentation spec per view, for example ``("crop:4,flip", "crop:4,flip")``; see `data.augment`.
+    `sampler`:
+
+    - "instance": every image once an epoch.
+    - "balanced": classes equally likely. "power": image i drawn in proportion to 1 / n_{y_i}^q. "square_root": class c in
+      proportion to sqrt(n_c). "reversed": class c in proportion to 1 / n_c (BBN). "effective_number": image i in
+      proportion to (1 - beta) / (1 - beta^n_{y_i}) (LDAM's resampling).
+    - "progressive": from instance-balanced in the first epoch to class-balanced in the last (Kang et al., ICLR 2020).
+    - "class_aware": a shuffled cycle of classes, `per_class` images of each class's own shuffled cycle at a visit.
+    - "own": as the method's `sampling` says at each step.
     """
 
     views: tuple[str, ...]
     sampler: Sampler = "instance"
     q: float = 0.0
+    beta: float = 0.9999
+    per_class: int = 4
 
 
 @dataclass(frozen=True)

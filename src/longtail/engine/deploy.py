@@ -63,9 +63,7 @@ class Description(Section):
 def save_model(folder: Path, method: Method, description: Description) -> None:
     """Write model.safetensors (the deployed parts only) and model.json."""
     weights = {
-        name: value.detach().cpu().contiguous()
-        for name, value in method.state_dict().items()
-        if name.split(".", 1)[0] in method.deployed
+        name: value.detach().cpu().contiguous() for name, value in method.state_dict().items() if method.deploys(name)
     }
     write_atomically(folder / "model.safetensors", lambda temporary: temporary.write_bytes(save(weights)))
     write_text(folder / "model.json", description.model_dump_json(indent=2) + "\n")
@@ -223,7 +221,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
         missing, unexpected = method.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # tensors of other shapes, a line each
         raise LongtailError(f"{misfit}: {str(error).splitlines()[-1].strip()}") from error
-    missing = [name for name in missing if name.split(".", 1)[0] in method.deployed]
+    missing = [name for name in missing if method.deploys(name)]
     if missing or unexpected:
         raise LongtailError(f"{misfit}: {(missing + unexpected)[:3]}.")
     try:

@@ -22,7 +22,7 @@ from ..data.squares import stored_size
 from ..data.values import settle_values
 from ..errors import LongtailError, UsageError
 from ..methods import method_class
-from ..methods.base import Method
+from ..methods.base import Method, Stage
 from ..models import build_backbone
 from ..seeding import derive_seed
 from .deploy import Preprocessing
@@ -52,7 +52,7 @@ def choose_images(data: DataConfig, seed: int) -> Subset:
     indices = np.arange(len(source))
     if data.imbalance is not None:
         names = len(source.class_names)
-        indices = carve(source.labels, names, data.imbalance, data.profile, data.subset, data.subset_seed)
+        indices = carve(source.labels, names, data.imbalance, data.profile, data.subset, data.subset_seed, data.n_max)
     share = data.validation
     if share is None:
         share = 0.0 if splits.test is not None else DEFAULT_VALIDATION
@@ -110,15 +110,19 @@ class Loaders:
         return [name for loader in (self.train, *self.held_out.values()) for name in loader.skipped]
 
 
-def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric) -> Loaders:
+def settle_pixels(config: DataConfig, subset: Subset) -> int:
+    """Decide, from all images' headers, how the pixels of every split are read. Returns the channels: 1 (grey) or 3."""
+    return settle_values(
+        subset.train, list(subset.held_out.values()), config.channels, config.value_range, min(config.workers, cores())
+    )
+
+
+def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric, channels: int) -> Loaders:
     """Load, or get ready to stream, every split, normalised as the config says or by the training images' statistics.
 
     Raises `UsageError` for a mean or deviation of other channels than the images', and `LongtailError` where an image is
     corrupt and is not to be skipped, or where skipping leaves a class empty.
     """
-    channels = settle_values(
-        subset.train, list(subset.held_out.values()), config.channels, config.value_range, min(config.workers, cores())
-    )
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and len(values) != channels:
             raise UsageError(
@@ -182,9 +186,23 @@ def build_split(
     )
 
 
+def method_options(config: Config) -> Any:
+    """The method's hyper-parameters, checked. Raises `UsageError`."""
+    return validate(method_class(config.method).Options, config.options, f"options of {config.method}")
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """The stages of the run's method, in order."""
+    return method_class(config.method).stages(method_options(config))
+
+
+def check_method(config: Config, classes: Classes) -> None:
+    """Raise `UsageError` for what the method cannot do with these classes and batches."""
+    method_class(config.method).check(method_options(config), classes, config.train.batch_size)
+
+
 def build_method(config: Config, classes: Classes, channels: int, image_size: int | None = None) -> Method:
     """The method with its backbone, initialised from the run's seed."""
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
-    method = method_class(config.method)
-    options = validate(method.Options, config.options, f"options of {config.method}")
-    return method(build_backbone(config.backbone, channels, config.pretrained, image_size), classes, options)
+    backbone = build_backbone(config.backbone, channels, config.pretrained, image_size)
+    return method_class(config.method)(backbone, classes, method_options(config))

@@ -13,7 +13,6 @@ from ..data.images import ImageSet
 from ..files import write_atomically
 from ..losses.distributed import world
 from ..methods.base import Method
-from ..models import count_parameters
 from .deploy import FORMAT, Description, save_model
 from .evaluate import evaluate
 from .prepare import Loaders, Subset
@@ -24,7 +23,8 @@ PROTOCOL = "last epoch, no test-time augmentation"
 
 def deployed_parameters(method: Method) -> int:
     """Parameters of the parts that predict."""
-    return sum(count_parameters(method.get_submodule(name)) for name in method.deployed)
+    named = method.named_parameters(remove_duplicate=False)
+    return sum({id(parameter): parameter.numel() for name, parameter in named if method.deploys(name)}.values())
 
 
 def write_results(

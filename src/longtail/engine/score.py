@@ -20,7 +20,7 @@ from .deploy import load
 from .evaluate import evaluate
 from .prepare import build_split, check_native_size, images_of
 from .run import Run
-from .schedule import use_bf16
+from .setup import set_precision
 
 
 def score(
@@ -67,8 +67,7 @@ def score(
     scored = loader(split)
     check_native_size(scored, splits[split], pixels.image_size)
     method = predictor.method
-    if use_bf16(config.train, fabric.device):
-        method.backbone.precision = torch.bfloat16
+    set_precision(method, config.train, fabric.device)
     result = {
         "run": str(path),
         "source": splits[split].name,

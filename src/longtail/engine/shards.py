@@ -5,7 +5,7 @@ So a run that was stopped on four devices can be resumed, or started from, on an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,14 +16,17 @@ from ..methods.base import Method
 Rows = Callable[[Tensor], Tensor]
 
 
-def whole(state: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """A checkpoint of which every process gives its own `state`. Every process must call it."""
-    return _convert(state, method, lambda rows: gather_rows(rows, len(method.classes)))
+def whole(state: Mapping[str, Any], method: Method, learning: Sequence[str]) -> dict[str, Any]:
+    """A checkpoint of which every process gives its own `state`. Every process must call it.
+
+    `learning`: the names of the parameters in the optimiser, in its order.
+    """
+    return _convert(state, method, learning, lambda rows: gather_rows(rows, len(method.classes)))
 
 
-def own(state: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """This process's part of a whole checkpoint, for the parameters of `method` that learn now."""
-    return _convert(state, method, _own_rows)
+def own(state: Mapping[str, Any], method: Method, learning: Sequence[str]) -> dict[str, Any]:
+    """This process's part of a whole checkpoint."""
+    return _convert(state, method, learning, _own_rows)
 
 
 def own_weights(weights: Mapping[str, Tensor], method: Method) -> dict[str, Tensor]:
@@ -36,13 +39,12 @@ def _own_rows(rows: Tensor) -> Tensor:
     return rows[first:last]
 
 
-def _convert(state: Mapping[str, Any], method: Method, convert: Rows) -> dict[str, Any]:
+def _convert(state: Mapping[str, Any], method: Method, learning: Sequence[str], convert: Rows) -> dict[str, Any]:
     """`state` with `convert` applied to what `method` divides, and what the optimiser remembers of it."""
     state = {**state, "method": _convert_weights(state["method"], method, convert)}
     if "averaged" in state:
         state["averaged"] = _convert_weights(state["averaged"], method, convert)
     if "optimizer" in state:
-        learning = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
         memory = {
             i: {
                 key: convert(value) if learning[i] in method.sharded and value.dim() else value

@@ -64,6 +64,7 @@ class BCE3S(TwoStageMethod):
 
     Options = BCE3SOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
+    variants = ({"joint": "ce", "contrastive": "ce", "uniform": "ce"}, {"finetune": "maxnorm"})
 
     def __init__(self, backbone: Backbone, classes: Classes, options: BCE3SOptions) -> None:
         super().__init__(backbone, classes, options)
@@ -75,11 +76,12 @@ class BCE3S(TwoStageMethod):
         weights = effective_number_weights(classes.count_tensor, options.beta)
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def stages(self) -> list[Stage]:
-        hp = self.hp
+    @classmethod
+    def stages(cls, options: BCE3SOptions) -> list[Stage]:
+        hp = options
         main = Stream((hp.augment,))
         second = Stream((hp.augment,), sampler="power", q=hp.resample_weighting)
-        return [Stage("train", {"main": main, "second": second}), *self.second_stages()]
+        return [Stage("train", {"main": main, "second": second}), *cls.second_stages(hp)]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]

@@ -49,15 +49,15 @@ class BCL(Method):
 
     def __init__(self, backbone: Backbone, classes: Classes, options: BCLOptions) -> None:
         super().__init__(backbone, classes, options)
-        self.hp = options
         hidden = options.hidden or backbone.dim
         self.classifier = CosineClassifier(backbone.dim, len(classes), options.scale)
         self.projector = mlp(backbone.dim, hidden, options.dim, norm=True)
         self.centre_projector = mlp(backbone.dim, hidden, options.dim, norm=True)
-        self.register_buffer("counts", classes.count_tensor, persistent=False)
 
-    def stages(self) -> list[Stage]:
-        return [Stage("train", {"main": Stream((self.hp.augment, self.hp.contrast_augment, self.hp.contrast_augment))})]
+    @classmethod
+    def stages(cls, options: BCLOptions) -> list[Stage]:
+        views = (options.augment, options.contrast_augment, options.contrast_augment)
+        return [Stage("train", {"main": Stream(views)})]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main, hp = batch["main"], self.hp
@@ -69,6 +69,3 @@ class BCL(Method):
             "ce": hp.ce_weight * logit_adjusted_cross_entropy(self.classifier(classified), main.labels, self.counts),
             "contrastive": hp.contrast_weight * balanced_contrastive(views, main.labels, centres, hp.tau),
         }
-
-    def logits(self, images: Tensor) -> Tensor:
-        return self.classifier(self.backbone(images))

@@ -17,7 +17,7 @@ from .base import Batch, Clock, Method, Options, Sampler, Stage, Stream
 
 class CrossEntropyOptions(Options):
     augment: str = Field("weak", description="augmentation of the images")
-    sampler: Sampler = Field("instance", description="how batches are drawn: instance, balanced, power or reversed")
+    sampler: Sampler = Field("instance", description="how batches are drawn: see Stream")
     q: float = Field(0.0, description="of the power sampler: images drawn in proportion to 1 / n_c^q")
 
 
@@ -29,27 +29,18 @@ class CrossEntropy(Method):
     def __init__(self, backbone: Backbone, classes: Classes, options: CrossEntropyOptions) -> None:
         super().__init__(backbone, classes, options)
         self.classifier = LinearClassifier(backbone.dim, len(classes))
-        self.stream = Stream((options.augment,), options.sampler, options.q)
 
-    def stages(self) -> list[Stage]:
-        return [Stage("train", {"main": self.stream})]
+    @classmethod
+    def stages(cls, options: CrossEntropyOptions) -> list[Stage]:
+        return [Stage("train", {"main": Stream((options.augment,), options.sampler, options.q)})]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
         return {"ce": cross_entropy(self.logits(main.views[0]), main.labels)}
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.classifier(self.backbone(images))
-
 
 class BalancedSoftmax(CrossEntropy):
     """Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 4: softmax over logits plus log class counts."""
-
-    counts: Tensor
-
-    def __init__(self, backbone: Backbone, classes: Classes, options: CrossEntropyOptions) -> None:
-        super().__init__(backbone, classes, options)
-        self.register_buffer("counts", classes.count_tensor, persistent=False)
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]

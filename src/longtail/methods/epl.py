@@ -62,7 +62,6 @@ class Margin(Method):
 
     def __init__(self, backbone: Backbone, classes: Classes, options: MarginOptions) -> None:
         super().__init__(backbone, classes, options)
-        self.hp = options
         try:
             self.head = MarginHead(
                 len(classes),
@@ -79,8 +78,9 @@ class Margin(Method):
         # DistributedDataParallel looks for this name. Each process holds the rows of other identities.
         self._ddp_params_and_buffers_to_ignore = list(self.sharded)
 
-    def stages(self) -> list[Stage]:
-        return [Stage("train", {"main": Stream((self.hp.augment,))})]
+    @classmethod
+    def stages(cls, options: MarginOptions) -> list[Stage]:
+        return [Stage("train", {"main": Stream((options.augment,))})]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
@@ -114,16 +114,20 @@ class UniFace(Margin):
     variant = "uniface"
 
 
-class CosFaceEPL(Margin):
+class EPL(Margin):
+    """A margin method with empirical prototypes."""
+
+    Options = EPLOptions
+    waits = "how often each identity is in the batch is read on the host, to move its prototype as often"
+
+
+class CosFaceEPL(EPL):
     variant = "cosface"
-    Options = EPLOptions
 
 
-class ArcFaceEPL(Margin):
+class ArcFaceEPL(EPL):
     variant = "arcface"
-    Options = EPLOptions
 
 
-class UniFaceEPL(Margin):
+class UniFaceEPL(EPL):
     variant = "uniface"
-    Options = EPLOptions

@@ -41,10 +41,10 @@ class GLMC(TwoStageMethod):
     """See the module's text. Symbols of the paper: q = `resample_weighting`, r = `label_weighting`, g = `contrast_weight`."""
 
     weights: Tensor
-    counts: Tensor
 
     Options = GLMCOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64}
+    variants = ({"rebalance": False}, {"finetune": "maxnorm"}, {"finetune": "balanced_softmax"})
 
     def __init__(self, backbone: Backbone, classes: Classes, options: GLMCOptions) -> None:
         super().__init__(backbone, classes, options)
@@ -54,16 +54,16 @@ class GLMC(TwoStageMethod):
         # On balanced data there is nothing to rebalance: the conventional classifier is then the one that is kept.
         self.classifier = LinearClassifier(backbone.dim, len(classes)) if options.rebalance else self.conventional
         self.register_buffer("weights", class_weights(classes.count_tensor, options.label_weighting), persistent=False)
-        self.register_buffer("counts", classes.count_tensor, persistent=False)
 
-    def stages(self) -> list[Stage]:
-        hp = self.hp
+    @classmethod
+    def stages(cls, options: GLMCOptions) -> list[Stage]:
+        hp = options
         views = (hp.augment, hp.augment)
         streams = {
             "instance": Stream(views),
             "inverse": Stream(views, sampler="power", q=hp.resample_weighting),
         }
-        return [Stage("train", streams), *self.second_stages()]
+        return [Stage("train", streams), *cls.second_stages(hp)]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         if clock.stage != "train":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from ..classes import Classes
 from ..losses.norm import maxnorm_radius, project_rows_
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier, UnitRowClassifier
-from .base import Batch, Clock, Method, Stage, Stream
+from .base import Clock, Method, Passes, Stage, Stream
 
 
 class TwoStageMethod(Method):
@@ -27,12 +26,11 @@ class TwoStageMethod(Method):
 
     def __init__(self, backbone: Backbone, classes: Classes, options: Any) -> None:
         super().__init__(backbone, classes, options)
-        self.hp = options
         self.register_buffer("radius", torch.tensor(0.0))
 
-    def second_stages(self) -> list[Stage]:
+    @staticmethod
+    def second_stages(hp: Any) -> list[Stage]:
         """The second stage as `finetune`, `finetune_epochs` and `finetune_lr` describe it, if there is one."""
-        hp = self.hp
         if hp.finetune == "none":
             return []
         optim = {
@@ -44,10 +42,7 @@ class TwoStageMethod(Method):
         }
         return [Stage(hp.finetune, {"main": Stream((hp.augment,))}, trains=("classifier",), optim=optim)]
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.classifier(self.backbone(images))
-
-    def before_stage(self, stage: Stage, training: Callable[[], Iterable[Batch]]) -> None:
+    def before_stage(self, stage: Stage, images: Passes) -> None:
         if stage.name == "maxnorm":
             self.radius.copy_(maxnorm_radius(self.classifier.weight, self.hp.thresh))
 

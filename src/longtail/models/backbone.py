@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from .batch_norm import make_fusable
 
 
 class Backbone(nn.Module):
     """Stages applied in order, then pooling to one float32 feature vector per image.
 
-    `stages` is a `ModuleList`, so that a method can share the early ones and own copies of the late ones. `dim` is
+    `stages` is a `ModuleList`, so that a method can share the early ones and own others of the late ones. `dim` is
     the feature width D. `precision` is the autocast type of the stages (None: float32, no autocast); the pooling and
-    what comes after the backbone always see float32.
+    what comes after the backbone always see float32. The engine sets it, and compiles, for every backbone in a method.
+    `build` makes a newly initialised backbone of this architecture, all of it or its later stages at another width:
+    see `twin`.
     """
 
-    def __init__(self, stages: Iterable[nn.Module], dim: int, pool: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        stages: Iterable[nn.Module],
+        dim: int,
+        pool: nn.Module | None = None,
+        build: Callable[[int, float], Backbone] | None = None,
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.dim = dim
         self.pool = pool if pool is not None else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.precision: torch.dtype | None = None
+        self.build = build
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images float [B, C_in, H, W] -> features float32 [B, D]."""
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
-            x = images
-            for stage in self.stages:
+    def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Images float [B, C_in, H, W] -> features float32 [B, D].
+
+        Entered half way with `start`: `x` is then what stage `start` - 1 gave. Left half way with `stop`: gives what
+        stage `stop` - 1 gave, unpooled and in the type the stages compute in.
+        """
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision is not None):
+            for stage in list(self.stages)[start:stop]:
                 x = stage(x)
-        return self.pool(x.float())
+        if stop is not None:
+            return x
+        return self.pool(x if x.dtype == torch.float64 else x.float())
+
+    def twin(self, start: int = 0, width: float = 1.0) -> Backbone:
+        """A newly initialised backbone of the same architecture.
+
+        With `start`, only its stages from there on, which take what stage `start` - 1 of this one gives, at `width`
+        times the channels. Raises `UsageError` where the architecture cannot be built so.
+        """
+        if self.build is None:
+            raise UsageError("This backbone cannot be built a second time: use one that longtail builds by name.")
+        return self.build(start, width)
+
+    def split_last_block(self) -> Backbone:
+        """Take the last block off the last stage: a backbone of its own, with this one's pooling, that goes on from what
+        is left. Raises `UsageError` where the last stage is no sequence of two blocks or more.
+        """
+        *_, last = self.stages
+        if not isinstance(last, nn.Sequential) or len(last) < 2:
+            raise UsageError(
+                "The last stage of this backbone has no last block to take off: use a ResNet, such as resnet32."
+            )
+        self.stages[len(self.stages) - 1] = last[:-1]
+        return Backbone([last[-1]], self.dim, self.pool)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As `nn.Module.compile`, with what makes it pay on a CPU where the backbone is on one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -54,8 +56,11 @@ def build_backbone(
 _PLAIN_INITIALISATION = {"zero_init_last": False}
 
 
-def _resnet34_cifar(in_channels: int) -> Backbone:
-    backbone = timm_backbone("resnet34", in_channels, **_PLAIN_INITIALISATION)
+def _resnet34_cifar(in_channels: int, start: int = 0, share: float = 1.0) -> Backbone:
+    backbone = timm_backbone("resnet34", in_channels, start=start, share=share, **_PLAIN_INITIALISATION)
+    backbone.build = partial(_resnet34_cifar, in_channels)
+    if start:
+        return backbone
     _, norm, activation, _ = backbone.stages[0].children()
     stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,19 +45,26 @@ class BasicBlock(nn.Module):
         return F.relu(y.add_(x), inplace=True)
 
 
-def cifar_resnet(blocks: int, width: int, in_channels: int = 3) -> Backbone:
+def cifar_resnet(blocks: int, width: int, in_channels: int = 3, start: int = 0, share: float = 1.0) -> Backbone:
     """A ResNet of 6 `blocks` + 2 layers: a 3x3 stem, then three stages of `width`, 2 `width` and 4 `width` channels.
 
-    The feature width is 4 `width`. Convolutions start from Kaiming's normal distribution.
+    The feature width is 4 `width`. Convolutions start from Kaiming's normal distribution. With `start`, only the stages
+    from there on (the stem is stage 0), at `share` of their channels.
     """
-    stem = nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-    )
-    stages: list[nn.Module] = [stem]
-    for dim_in, dim_out, stride in ((width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)):
-        first = BasicBlock(dim_in, dim_out, stride)
+    widths = [width, width, 2 * width, 4 * width]
+    widths[start:] = [round(share * channels) for channels in widths[start:]]
+    stages: list[nn.Module] = []
+    for stage, dim_out in enumerate(widths):
+        if stage < start:
+            continue
+        if stage == 0:
+            stem = nn.Conv2d(in_channels, dim_out, 3, padding=1, bias=False)
+            stages.append(nn.Sequential(stem, nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True)))
+            continue
+        first = BasicBlock(widths[stage - 1], dim_out, stride=1 if stage == 1 else 2)
         stages.append(nn.Sequential(first, *(BasicBlock(dim_out, dim_out, 1) for _ in range(blocks - 1))))
-    backbone = Backbone(stages, dim=4 * width)
+    build = partial(cifar_resnet, blocks, width, in_channels)
+    backbone = Backbone(stages, widths[-1], build=build)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)

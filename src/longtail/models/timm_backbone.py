@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import LongtailError, unknown_name
+from ..errors import LongtailError, UsageError, unknown_name
 from .backbone import Backbone
 from .torchvision_compat import ensure_torchvision
 
@@ -19,15 +20,21 @@ _CHAINS = {
     "ConvNeXt": ("stem", "stages.*", "norm_pre"),
     "EfficientNet": ("conv_stem bn1", "blocks.*", "conv_head bn2"),
 }
+_RESNET_CHANNELS = (64, 128, 256, 512)  # of stages 1 to 4, before a bottleneck multiplies them
 
 
-def timm_backbone(name: str, in_channels: int = 3, pretrained: bool = False, **options: Any) -> Backbone:
+def timm_backbone(
+    name: str, in_channels: int = 3, pretrained: bool = False, start: int = 0, share: float = 1.0, **options: Any
+) -> Backbone:
     """timm's model `name` without its classifier. `options` go to timm's constructor.
+
+    With `start`, only its stages from there on; ResNets can have these at `share` of their channels.
 
     CNNs of the families above expose their stages; plain vision transformers their embedding, each block, and the
     final norm (and take any image size, by interpolating the position embedding); every other model is one stage.
 
-    Raises `UsageError` for a name that timm does not know, `LongtailError` if pretrained weights cannot be had.
+    Raises `UsageError` for a name that timm does not know or a width it cannot have, `LongtailError` if pretrained
+    weights cannot be had.
     """
     ensure_torchvision()
     import timm
@@ -36,6 +43,11 @@ def timm_backbone(name: str, in_channels: int = 3, pretrained: bool = False, **o
         raise unknown_name("timm model", name, timm.list_models())
     if timm.models.is_model_in_modules(name, ("vision_transformer", "deit")):
         options = {"dynamic_img_size": True, "dynamic_img_pad": True, **options}
+    build = partial(timm_backbone, name, in_channels, False, **options)
+    if share != 1:
+        if not timm.models.is_model_in_modules(name, ("resnet",)):
+            raise UsageError(f"timm's {name} cannot be built at another width: use a ResNet, such as resnet50.")
+        options["channels"] = tuple(round(share * n) if i >= start else n for i, n in enumerate(_RESNET_CHANNELS, 1))
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options)
     except (OSError, RuntimeError) as error:
@@ -53,7 +65,7 @@ def timm_backbone(name: str, in_channels: int = 3, pretrained: bool = False, **o
         stages, pool = _take_apart_transformer(model)
     else:
         stages, pool = [model], nn.Identity()
-    return Backbone(stages, model.head_hidden_size, pool)
+    return Backbone(stages[start:], model.head_hidden_size, pool, build)
 
 
 def _take_apart_chain(model: Any, chain: tuple[str, ...]) -> tuple[list[nn.Module], nn.Module]:

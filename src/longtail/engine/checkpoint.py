@@ -1,0 +1,145 @@
+"""What a run saves of itself, how it goes on from that, and how another run starts from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LongtailError, UsageError
+from ..methods.base import Method
+from .run import Run
+from .shards import own_weights
+
+logger = logging.getLogger("longtail")
+
+
+@dataclass
+class Progress:
+    """How far a run is. `finished` names the stages that need not be run (again); `epoch` and `step` are the next to do;
+    `lines` of metrics are written; `totals` are the loss terms summed over the steps of an epoch that was interrupted;
+    `best` belongs to the authors' protocol."""
+
+    finished: list[str] = field(default_factory=list)
+    epoch: int = 0
+    step: int = 0
+    lines: int = 0
+    seconds: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def identity(name: str, method: Method) -> dict[str, Any]:
+    """What a checkpoint says of the method called `name` beside its weights: enough to match them to another's."""
+    kinds = {part: type(module).__name__ for part, module in method.named_children()}
+    return {"method_name": name, "classes": list(method.classes.names), "kinds": kinds}
+
+
+def load_state(run: Run, method_name: str) -> dict[str, Any]:
+    """The run's checkpoint. Raises `UsageError` where it is of another method."""
+    state = run.load_checkpoint()
+    if state["method_name"] != method_name:
+        raise UsageError(
+            f"{run.checkpoint_file} is a checkpoint of '{state['method_name']}', "
+            f"not of '{method_name}', which {run.config_file.name} beside it names."
+        )
+    return state
+
+
+def progress_of(run: Run, state: Mapping[str, Any]) -> Progress:
+    """Raises `UsageError` where another version wrote it."""
+    try:
+        return Progress(**state["progress"])
+    except TypeError:
+        raise UsageError(
+            f"{run.checkpoint_file} was written by another version of longtail, which alone can go on with it. "
+            "Its weights can still start a new run: --from."
+        ) from None
+
+
+def restore(method: Method, run: Run, weights: Mapping[str, Tensor]) -> None:
+    """Give `method` the weights of its own run's checkpoint. Raises `UsageError` where they do not fit."""
+    try:
+        method.load_state_dict(own_weights(weights, method))
+    except RuntimeError as error:
+        raise UsageError(
+            f"{run.checkpoint_file} does not fit {run.config_file.name} and the data: were they changed "
+            f"since the run started? {error}"
+        ) from error
+
+
+def stages_done(source: Run, method_name: str, learned_before: tuple[str, ...]) -> list[str]:
+    """The stages that a run of `method_name` need not do where it starts from `source`.
+
+    Raises `LongtailError` where `source` has not trained for an epoch.
+    """
+    state = source.load_checkpoint()
+    progress = progress_of(source, state)
+    if not progress.lines:
+        raise LongtailError(f"{source.path} has not finished an epoch: there is nothing to start from yet.")
+    return progress.finished if state["method_name"] == method_name else list(learned_before)
+
+
+@torch.no_grad()
+def start_from(method: Method, source: Run) -> None:
+    """Take another run's weights, and log which: parts of the same name, kind and shape; of classifiers the rows of the
+    classes that both have, by name.
+
+    What belongs to classes, in a part or in a buffer of the method, is not taken where the classes are others or in
+    another order. Raises `UsageError` where the two runs' backbones differ.
+    """
+    state = source.load_checkpoint()
+    if not {"classes", "kinds"} <= state.keys():
+        raise UsageError(
+            f"{source.checkpoint_file} was written by an earlier version of longtail: train that run anew."
+        )
+    theirs, ours = own_weights(state["method"], method), method.state_dict()
+    names = tuple(state["classes"])
+    same_classes, position = names == method.classes.names, {name: i for i, name in enumerate(names)}
+    shared = [(i, position[name]) for i, name in enumerate(method.classes.names) if name in position]
+    children = dict(method.named_children())
+    taken: dict[str, Tensor] = {}
+    by_row = set()
+    for name, value in ours.items():
+        part, other = name.split(".")[0], theirs.get(name)
+        if other is None or state["kinds"].get(part) != (type(children[part]).__name__ if part in children else None):
+            continue
+        has_rows = part in children and hasattr(children[part], "rows")
+        of_classes = has_rows or (part not in children and value.shape[:1] == (len(method.classes),))
+        if same_classes or not of_classes:
+            if other.shape == value.shape:
+                taken[name] = other
+        elif has_rows and shared and other.shape[1:] == value.shape[1:] and len(other) == len(names):
+            to, at = (list(places) for places in zip(*shared, strict=True))
+            taken[name] = value.index_copy(0, torch.tensor(to, device=value.device), other[at].to(value))
+            by_row.add(part)
+    absent = [name for name in ours if name.startswith("backbone.") and name not in taken]
+    if absent:
+        raise UsageError(
+            f"{source.path} has another backbone ({source.config().backbone}): '{absent[0]}' does not fit."
+        )
+    method.load_state_dict(taken, strict=False)
+    parts = list(dict.fromkeys(name.split(".")[0] for name in ours))
+    fresh = [part for part in parts if any(name.split(".")[0] == part and name not in taken for name in ours)]
+    whole = [part for part in parts if part not in fresh and part not in by_row]
+    logger.info(
+        "started from %s: took %s%s%s", source.path, ", ".join(whole),
+        f"; of {', '.join(sorted(by_row))} the rows of {_listed([method.classes.names[i] for i, _ in shared])}" if by_row else "",
+        f"; newly initialised: {', '.join(fresh)}" if fresh else "",
+    )  # fmt: skip
+    if not same_classes:
+        new = [name for name in method.classes.names if name not in position]
+        gone = [name for name in names if name not in method.classes.names]
+        logger.warning(
+            "the classes of %s are not the same%s%s", source.path,
+            f"; new here: {_listed(new)}" if new else "", f"; only there: {_listed(gone)}" if gone else "",
+        )  # fmt: skip
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more
