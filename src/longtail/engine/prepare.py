@@ -113,7 +113,11 @@ class Loaders:
 def settle_pixels(config: DataConfig, subset: Subset) -> int:
     """Decide, from all images' headers, how the pixels of every split are read. Returns the channels: 1 (grey) or 3."""
     return settle_values(
-        subset.train, list(subset.held_out.values()), config.channels, config.value_range, min(config.workers, cores())
+        subset.train,
+        list(subset.held_out.values()),
+        config.channels,
+        config.value_range,
+        max(1, min(config.workers, cores())),
     )
 
 
