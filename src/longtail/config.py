@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError, unknown_name
+from .plain_yaml import dump_yaml, problem, read_yaml
 
 
 class Section(BaseModel):
@@ -131,39 +130,8 @@ class Config(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own hyper-parameters")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number, which YAML 1.1 reads as a string, and off a word, which it takes for false."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-for _letter in "yYnNoO":  # what remains of the booleans are true and false
-    _resolvers = _Loader.yaml_implicit_resolvers[_letter]
-    _Loader.yaml_implicit_resolvers[_letter] = [pair for pair in _resolvers if pair[0] != "tag:yaml.org,2002:bool"]
-
-
-def read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # a SafeLoader
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises `UsageError` naming the file and the line where it is not one."""
-    try:
-        content = read_yaml(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds {type(content).__name__}; expected a mapping of option: value.")
-    return content
-
-
 def save_yaml(config: BaseModel) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json", exclude_none=True))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +164,7 @@ def parse_set(assignment: str, options: Iterable[str]) -> dict[str, Any]:
     try:
         value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {assignment}: '{text}' is not a YAML value.") from error
+        raise UsageError(f"--set {key[:40]}: '{text[:40]}' is not a YAML value: {problem(error)}.") from error
     places = {f"options.{name}" for name in options}
     for name, field in Config.model_fields.items():
         section = field.annotation
@@ -230,4 +198,9 @@ def _explain(model: type[BaseModel], detail: Any, where: str) -> str:
         return f"{where}: {unknown_name('option', str(detail['loc'][-1]), fields.model_fields)}"
     if not name:  # fields that do not go together: the message names them
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}."
-    return f"{where}: {name} {detail['msg'].removeprefix('Input ')}; found {detail['input']!r}."
+    return f"{where}: {name} {detail['msg'].removeprefix('Input ')}; found {_brief(detail['input'])}."
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -95,7 +95,7 @@ def test_channels_of_arrays():
         ("array", np.bool_, 0, 1),
     ],
 )
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [0, 3])
 def test_deep_pixels_are_scaled_by_what_the_set_holds(kind, dtype, low, high, threads):
     """One image holds the least value, another the largest, most a ramp between; the last is the brightest."""
     ramp = np.linspace(low, high, 256).reshape(16, 16).astype(dtype)

@@ -18,7 +18,7 @@ from torch import nn
 
 import longtail
 from longtail.api import make_config
-from longtail.config import Config, load_yaml
+from longtail.config import Config
 from longtail.data.longtail import subset_hash
 from longtail.engine import trainer as trainer_module
 from longtail.engine.deploy import load
@@ -27,6 +27,7 @@ from longtail.engine.trainer import Trainer
 from longtail.errors import LongtailError, UsageError
 from longtail.methods.ce import CrossEntropy
 from longtail.models import Backbone
+from longtail.plain_yaml import load_yaml
 
 GLMC = {"finetune": "maxnorm", "finetune_epochs": 1}
 

@@ -103,7 +103,7 @@ def find_range(images: ImageSet, threads: int = 1) -> Range | None:
     """
     share = max(_SAMPLES // len(images), 16)
     starts = range(0, len(images), _CHUNK)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
         parts = pool.map(lambda start: _measure(images, range(start, min(start + _CHUNK, len(images))), share), starts)
         found = reduce(_Found.joined, parts)
     if found.cut and found.brightest < 128:

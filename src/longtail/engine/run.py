@@ -18,9 +18,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from .. import __version__
-from ..config import Config, load_yaml, save_yaml, validate
+from ..config import Config, save_yaml, validate
 from ..errors import LongtailError, UsageError
 from ..files import append_line, write_atomically, write_text
+from ..plain_yaml import load_yaml
 
 logger = logging.getLogger("longtail")
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import Field
 
-from ..config import DataConfig, Section, TrainConfig, load_yaml, merge, read_yaml, validate
+from ..config import DataConfig, Section, TrainConfig, merge, validate
 from ..errors import UsageError, unknown_name
+from ..plain_yaml import load_yaml, read_yaml
 
 
 class Reported(Section):
