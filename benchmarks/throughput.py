@@ -41,7 +41,7 @@ from benchmarks.measuring import about, allocating_as_others_do, in_own_process,
 from longtail.api import make_config
 from longtail.cli import run
 from longtail.config import Config, validate
-from longtail.engine.deploy import Preprocessing
+from longtail.engine.description import Preprocessing
 from longtail.engine.evaluate import evaluate
 from longtail.engine.prepare import build_method, choose_images
 from longtail.engine.reporter import Reporter

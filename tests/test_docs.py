@@ -239,7 +239,10 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
         "api.Trainer",
         "api.resume",
         "api.evaluate",
-        "engine.deploy.load",
+        "api.calibrate",
+        "api.export",
+        "api.load",
+        "api.push_to_hub",
         "data.sources.open_source",
         "verify.verify",
     )

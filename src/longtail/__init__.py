@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, load, resume, train
+    from .api import calibrate, evaluate, export, load, push_to_hub, resume, train
 
-__all__ = ["evaluate", "load", "resume", "train"]
+__all__ = ["calibrate", "evaluate", "export", "load", "push_to_hub", "resume", "train"]
 __version__ = "0.1.0"
 
 

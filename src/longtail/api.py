@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, merge, validate
-from .engine.deploy import Predictor, load
+from .engine.calibrate import calibrate
+from .engine.predictor import Predictor
 from .engine.reporter import Reporter
 from .engine.run import Run
 from .engine.score import score as evaluate
@@ -18,8 +19,11 @@ from .engine.trainer import Trainer
 from .errors import UsageError
 from .methods import method_class
 from .recipes import find_recipe
+from .ship.export import export
+from .ship.hub import push_to_hub
+from .ship.runtime import load
 
-__all__ = ["Predictor", "evaluate", "load", "make_config", "resume", "train"]
+__all__ = ["Predictor", "calibrate", "evaluate", "export", "load", "make_config", "push_to_hub", "resume", "train"]
 
 logger = logging.getLogger("longtail")
 

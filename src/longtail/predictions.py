@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .data.decode import CorruptImage
 from .data.sources.folder import SUFFIXES, images_under
-from .engine.deploy import Prediction, Predictor
+from .engine.calibration import Prior
+from .engine.predictor import Prediction, Predictor
 from .errors import LongtailError, UsageError
 from .files import write_atomically
 
@@ -37,11 +38,17 @@ def find_images(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def predict_files(
-    predictor: Predictor, paths: Sequence[Path], top: int, batch_size: int, skip_corrupt: bool
+    predictor: Predictor,
+    paths: Sequence[Path],
+    top: int,
+    batch_size: int,
+    skip_corrupt: bool,
+    prior: Prior | None = None,
 ) -> Iterator[tuple[Path, Prediction]]:
     """Predictions for every image found. Unreadable ones raise `CorruptImage`, or are logged and left out.
 
-    Raises `UsageError` at once for a model that gives embeddings only, and for what `find_images` refuses.
+    `prior` is the class mix of `Predictor.predict`. Raises `UsageError` at once for a model that gives embeddings only, and for
+    what `find_images` refuses.
     """
     predictor.check_classifies()
     found = find_images(paths)
@@ -55,37 +62,53 @@ def predict_files(
                     raise CorruptImage(f"{error} Use --skip-corrupt to leave such images out.") from error
                 logger.warning("Left out: %s", error)
 
-    return predictor.stream(prepared(), top, batch_size)
+    return predictor.stream(prepared(), top, batch_size, prior)
 
 
-def write_predictions(predictions: Iterable[tuple[Path, Prediction]], form: str, top: int, out: Path | None) -> int:
+def write_predictions(
+    predictions: Iterable[tuple[Path, Prediction]],
+    form: str,
+    top: int,
+    out: Path | None,
+    verdicts: Sequence[str] = (),
+) -> int:
     """Write one line per image as "csv" or "jsonl" to `out` (None: standard output). Returns how many.
 
-    A file appears under its name only when it is whole.
+    `verdicts` are further fields of each prediction: "accepted" (in CSV, names joined by ";"), "known". A file appears under
+    its name only when it is whole.
     """
     if out is None:
-        return _write(predictions, form, top, sys.stdout)
+        return _write(predictions, form, top, sys.stdout, verdicts)
 
     def write(temporary: Path) -> int:
         with temporary.open("w", newline="") as handle:
-            return _write(predictions, form, top, handle)
+            return _write(predictions, form, top, handle, verdicts)
 
     return write_atomically(out, write)
 
 
-def _write(predictions: Iterable[tuple[Path, Prediction]], form: str, top: int, handle: TextIO) -> int:
+def _write(
+    predictions: Iterable[tuple[Path, Prediction]], form: str, top: int, handle: TextIO, verdicts: Sequence[str]
+) -> int:
     ranks = range(1, top + 1)
     rows = csv.writer(handle)
     if form == "csv":
-        rows.writerow(["path", *(name for rank in ranks for name in (f"label_{rank}", f"probability_{rank}"))])
+        ranked = (name for rank in ranks for name in (f"label_{rank}", f"probability_{rank}"))
+        rows.writerow(["path", *ranked, *verdicts])
     count = 0
     for path, prediction in predictions:
+        verdict = {name: getattr(prediction, name) for name in verdicts}
         pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
         if form == "csv":
             printable = str(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
-            rows.writerow([printable, *(cell for label, share in pairs for cell in (label, f"{share:.6f}"))])
+            cells = (cell for label, share in pairs for cell in (label, f"{share:.6f}"))
+            rows.writerow([printable, *cells, *map(_cell, verdict.values())])
         else:
             best = [{"label": label, "probability": round(share, 6)} for label, share in pairs]
-            handle.write(json.dumps({"path": str(path), "predictions": best}) + "\n")
+            handle.write(json.dumps({"path": str(path), "predictions": best, **verdict}) + "\n")
         count += 1
     return count
+
+
+def _cell(verdict: tuple[str, ...] | bool) -> str:
+    return ";".join(verdict) if isinstance(verdict, tuple) else "yes" if verdict else "no"

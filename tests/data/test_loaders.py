@@ -13,7 +13,7 @@ from longtail.data.augment import POLICIES
 from longtail.data.decode import decode
 from longtail.data.images import ArraySet, ImageSet
 from longtail.data.loaders import build_loader
-from longtail.data.squares import SquareReader, stored_size, to_square
+from longtail.data.squares import SquareReader, squares, stored_size, to_square
 from longtail.data.streams import Stream
 from longtail.errors import LongtailError, UsageError
 
@@ -284,3 +284,14 @@ def test_statistics_are_numpys(channels, mode):
     loader = build(images, channels=channels, mode=mode, mean=None, std=None)
     np.testing.assert_allclose(loader.mean, pixels.mean((0, 1, 2)), rtol=1e-9)
     np.testing.assert_allclose(loader.std, pixels.std((0, 1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(50, 71, 32), (90, 61, 32), (20, 33, 32), (32, 32, 32), (7, 300, 5)]
+)
+def test_squares_in_pytorch_are_pillows(height, width, side):
+    images = np.random.default_rng(side).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    expected = np.stack([to_square(image, side) for image in images]).astype(float)
+    found = squares(torch.from_numpy(images).permute(0, 3, 1, 2), side).numpy()
+    assert np.abs(found - expected).max() < 1.5
+    assert np.abs(found - expected).mean() < 0.5

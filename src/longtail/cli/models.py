@@ -63,9 +63,15 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Write here instead of the terminal.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=100_000)] = 64,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="The class mix of these images: uniform, train, estimate (from the images), or a CSV of class,share."
+        ),
+    ] = None,
 ) -> None:
     """Classify images: one line each, with probabilities. Streams, however many there are."""
-    from ..engine.deploy import load
+    from ..api import load
     from ..predictions import predict_files, write_predictions
     from ..report.console import log_to_console
 
@@ -74,7 +80,8 @@ def predict(
     log_to_console(errors)
     predictor = load(run)
     top = min(top, len(predictor.classes))
-    count = write_predictions(predict_files(predictor, paths, top, batch_size, skip_corrupt), form, top, out)
+    predictions = predict_files(predictor, paths, top, batch_size, skip_corrupt, prior)
+    count = write_predictions(predictions, form, top, out, predictor.verdicts)
     if out is not None:
         say(f"{count} predictions in {out}")
 

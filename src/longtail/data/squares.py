@@ -38,6 +38,32 @@ def to_square(pixels: np.ndarray, side: int) -> np.ndarray:
     return resized.reshape(side, side, channels).transpose(2, 0, 1)
 
 
+def squares(images: Tensor, side: int) -> Tensor:
+    """`to_square` for a batch in PyTorch: uint8 [B, C, H, W] -> levels, not rounded, as float32 [B, C, side, side].
+
+    Pillow rounds after each of its two passes: the two differ by less than one and a half levels. Height and width may vary in
+    an exported graph, and TorchScript can compile it.
+    """
+    height, width = images.shape[-2:]
+    if torch.jit.is_scripting():
+        short = min(height, width)
+        reach = max(short / side, 1.0)
+    else:
+        short = torch.sym_min(height, width)
+        reach = torch.sym_max(short / side, 1.0)
+    rows = _triangles((height - short) / 2, short / side, reach, height, side, images.device)
+    columns = _triangles((width - short) / 2, short / side, reach, width, side, images.device)
+    return rows @ images.float() @ columns.mT
+
+
+def _triangles(start: float, scale: float, reach: float, pixels: int, side: int, device: torch.device) -> Tensor:
+    """Weights [side, pixels] that resample `side` x `scale` pixels from `start` on, each from those up to `reach` away."""
+    centre = start + (torch.arange(side, device=device) + 0.5) * scale
+    distance = (torch.arange(pixels, device=device) + 0.5 - centre[:, None]).abs()
+    weights = (1 - distance / reach).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
 class SquareReader:
     """Reads the images of a set as squares of one size.
 

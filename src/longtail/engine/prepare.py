@@ -25,7 +25,7 @@ from ..methods import method_class
 from ..methods.base import Method, Stage
 from ..models import build_backbone
 from ..seeding import derive_seed
-from .deploy import Preprocessing
+from .description import Preprocessing
 from .run import Run, cores
 
 logger = logging.getLogger("longtail")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,77 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ..config import DataConfig
 from ..data.images import ImageSet
 from ..data.loaders import Loader
 from ..data.sources import match_classes, open_source
 from ..errors import UsageError
 from ..evaluation.geometry import geometry as measure_geometry
 from ..methods.base import Method
-from .deploy import load
+from .deploy import Predictor, load
 from .evaluate import evaluate
 from .prepare import build_split, check_native_size, images_of
 from .run import Run
 from .setup import set_precision
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model, and the images it is judged on: those of `split`, one of `splits`."""
+
+    predictor: Predictor
+    splits: Mapping[str, ImageSet]
+    split: str
+    config: DataConfig
+    fabric: Fabric
+
+    @property
+    def images(self) -> ImageSet:
+        return self.splits[self.split]
+
+    @cached_property
+    def loader(self) -> Loader:
+        return self.load(self.split)
+
+    def load(self, split: str) -> Loader:
+        """The images of a split, prepared as in training. Raises `UsageError` where their size is not the network's."""
+        pixels = self.predictor.description.preprocessing
+        self.splits[split].value_range = pixels.value_range
+        loader = build_split(self.splits[split], self.config, self.fabric, pixels.channels, pixels.mean, pixels.std)
+        check_native_size(loader, self.splits[split], pixels.image_size)
+        return loader
+
+
+def open_images(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    root: str | None = None,
+    split: str | None = None,
+    training: bool = False,
+) -> Scored:
+    """The model of the run in `path` with the images of `data`, or else its own of `split` ("test" where there is one, else
+    "val"); `training`: its training images besides. Raises as `score` does."""
+    if data is not None and split is not None:
+        raise UsageError("The images of --data are scored as they are: leave --split out.")
+    if root is not None and data is None:
+        raise UsageError("--root says where the files of --data are: give both, or neither.")
+    run = Run.open(path)
+    fabric = Fabric(accelerator="auto", devices=1)  # not the run's, which this machine may lack
+    predictor = load(path, fabric.device)
+    predictor.check_classifies()
+    splits: dict[str, ImageSet] = {}
+    if data is None or training:
+        subset = images_of(run)
+        splits = {"train": subset.train, **subset.held_out}
+    if data is not None:
+        other = open_source(data, root=root)
+        split, splits["data"] = "data", other.test or other.train
+        match_classes(splits["data"], predictor.classes, f"the model in {path}")
+    split = split or ("test" if "test" in splits else "val")
+    if split not in splits:
+        raise UsageError(f"{path} has no split '{split}'; it has {', '.join(splits)}. Give other images with --data.")
+    return Scored(predictor, splits, split, run.config().data, fabric)
 
 
 def score(
@@ -38,47 +100,20 @@ def score(
     images' features too. Raises `UsageError` for a split that the run does not have, images of other classes, or where the
     run's own images have changed.
     """
-    if data is not None and split is not None:
-        raise UsageError("The images of --data are scored as they are: leave --split out.")
-    if root is not None and data is None:
-        raise UsageError("--root says where the files of --data are: give both, or neither.")
-    run = Run.open(path)
-    config = run.config()
-    fabric = Fabric(accelerator="auto", devices=1)  # not the run's, which this machine may lack
-    predictor = load(path, fabric.device)
-    predictor.check_classifies()
-    pixels = predictor.description.preprocessing
-    splits: dict[str, ImageSet] = {}
-    if data is None or geometry:
-        subset = images_of(run)
-        splits = {"train": subset.train, **subset.held_out}
-    if data is not None:
-        other = open_source(data, root=root)
-        split, splits["data"] = "data", other.test or other.train
-        match_classes(splits["data"], predictor.classes, f"the model in {path}")
-    split = split or ("test" if "test" in splits else "val")
-    if split not in splits:
-        raise UsageError(f"{path} has no split '{split}'; it has {', '.join(splits)}. Give other images with --data.")
-
-    def loader(name: str) -> Loader:
-        splits[name].value_range = pixels.value_range
-        return build_split(splits[name], config.data, fabric, pixels.channels, pixels.mean, pixels.std)
-
-    scored = loader(split)
-    check_native_size(scored, splits[split], pixels.image_size)
-    method = predictor.method
-    set_precision(method, config.train, fabric.device)
+    scored = open_images(path, data=data, root=root, split=split, training=geometry)
+    method = scored.predictor.method
+    set_precision(method, Run.open(path).config().train, scored.predictor.device)
     result = {
         "run": str(path),
-        "source": splits[split].name,
-        "split": split,
-        "images": len(splits[split]),
-        "classes": list(predictor.classes),
-        "class_counts": list(predictor.description.class_counts),
-        "metrics": evaluate(method, scored, batch_size),
+        "source": scored.images.name,
+        "split": scored.split,
+        "images": len(scored.images),
+        "classes": list(scored.predictor.classes),
+        "class_counts": list(scored.predictor.description.class_counts),
+        "metrics": evaluate(method, scored.loader, batch_size),
     }
     if geometry:
-        measured = {"train": loader("train"), split: scored}
+        measured = {"train": scored.load("train"), scored.split: scored.loader}
         result["geometry"] = {name: _geometry(method, images, batch_size) for name, images in measured.items()}
     return result
 

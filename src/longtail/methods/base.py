@@ -168,6 +168,11 @@ class Method(nn.Module):
         """Every backbone in the method: its own, and teachers, experts and momentum encoders."""
         return (module for module in self.modules() if isinstance(module, Backbone))
 
+    def prior_exponent(self) -> float | None:
+        """a, where the scores are log-posteriors for classes in proportion to n_c ** a: 1 where rare classes are scored as
+        rare, 0 where all are scored as equally frequent. None where theory does not say: `longtail calibrate` measures it."""
+        return None
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """`torch.compile` what a step computes once its random numbers are drawn: the backbones, and `terms`."""
         for backbone in self.backbones():

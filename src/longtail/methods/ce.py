@@ -38,6 +38,9 @@ class CrossEntropy(Method):
         main = batch["main"]
         return {"ce": cross_entropy(self.logits(main.views[0]), main.labels)}
 
+    def prior_exponent(self) -> float | None:
+        return 1.0 if self.hp.sampler == "instance" else None
+
 
 class BalancedSoftmax(CrossEntropy):
     """Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 4: softmax over logits plus log class counts."""
@@ -45,3 +48,6 @@ class BalancedSoftmax(CrossEntropy):
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
         return {"balanced_softmax": logit_adjusted_cross_entropy(self.logits(main.views[0]), main.labels, self.counts)}
+
+    def prior_exponent(self) -> float | None:
+        return 0.0 if self.hp.sampler == "instance" else None

@@ -1,0 +1,1 @@
+"""Taking a trained model elsewhere: other formats, the Hugging Face Hub, a web page."""
