@@ -45,7 +45,7 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def follow(self, backbone: Backbone, projector: nn.Module, momentum: float) -> None:
         """Every parameter becomes `momentum` of itself and 1 - `momentum` of the one it follows."""
-        own = [*self.backbone.parameters(), *self.projector.parameters()]
+        own: list[Tensor] = [*self.backbone.parameters(), *self.projector.parameters()]
         torch._foreach_lerp_(own, [*backbone.parameters(), *projector.parameters()], 1 - momentum)
 
 

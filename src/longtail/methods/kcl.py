@@ -6,7 +6,8 @@ towards k keys of its class, the same number for a rare class as for a frequent 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,11 @@ class KCL(ContrastThenClassifier):
 
     Options = KCLOptions
     train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256, "last_batch": "drop"}
-    variants = ({"queue": 32, "queue_start": "empty", "unused": "zeroed"}, {"unused": "removed"})
-    contrast_stages = ("contrast",)
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"queue": 32, "queue_start": "empty", "unused": "zeroed"},
+        {"unused": "removed"},
+    )
+    contrast_stages: ClassVar[tuple[str, ...]] = ("contrast",)
 
     def __init__(self, backbone: Backbone, classes: Classes, options: KCLOptions) -> None:
         super().__init__(backbone, classes, options)

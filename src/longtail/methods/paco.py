@@ -54,7 +54,7 @@ class GPaCo(Method):
         "batch_size": 128,
         "epochs": 400,
         "schedule": "step",
-        "milestones": (0.8025, 0.9025),
+        "milestones": (0.8, 0.9),
         "warmup_epochs": 10,
         "last_batch": "drop",
     }

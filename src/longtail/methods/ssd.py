@@ -8,6 +8,7 @@ classifier, and from the scores of the first, through another, which is deployed
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -72,15 +73,15 @@ class SSD(Method):
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
         hp, moving = options, options.frozen_batchnorm == "train"
-        balanced = {"main": Stream((hp.augment,), "class_aware", per_class=2)}
+        learned, student = ("backbone", "classifier", "projector"), ("backbone", "classifier", "hard_classifier")
         optim = {"epochs": hp.scale_epochs, "lr": hp.scale_lr, "schedule": "cosine", "warmup_epochs": 0}
         if hp.scale_batch_size is not None:
             optim["batch_size"] = hp.scale_batch_size
-        scaling = {"trains": ("scales",), "train_mode": ("backbone",) if moving else None, "optim": optim}
-        learned, student = ("backbone", "classifier", "projector"), ("backbone", "classifier", "hard_classifier")
+        balanced = {"main": Stream((hp.augment,), "class_aware", per_class=2)}
+        scales = Stage("scales", balanced, ("scales",), ("backbone",) if moving else None, optim)
         stages = [
             Stage("features", {"main": Stream((hp.augment, hp.contrast_augment))}, learned, (*learned, "key")),
-            Stage("scales", balanced, **scaling),
+            scales,
             Stage(
                 "distil",
                 {"main": Stream((hp.augment,))},
@@ -89,7 +90,7 @@ class SSD(Method):
                 {} if hp.distil_epochs is None else {"epochs": hp.distil_epochs},
             ),
         ]
-        return [*stages, Stage("finetune", balanced, **scaling)] if hp.finetune else stages
+        return [*stages, replace(scales, name="finetune")] if hp.finetune else stages
 
     @classmethod
     def check(cls, options: Any, classes: Classes, batch_size: int) -> None:
