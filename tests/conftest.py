@@ -15,6 +15,14 @@ from longtail.data.sources import open_source
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_reports():
+    """A report at the end of each of hundreds of trainings would take longer than they do; tests/report makes its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("longtail.api.write_report", lambda path: None)
+        yield
+
+
 @pytest.fixture
 def longtail(monkeypatch, capsys):
     """Run a command in this process; gives its exit code, output and errors."""

@@ -245,6 +245,7 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
         "api.push_to_hub",
         "data.sources.open_source",
         "verify.verify",
+        "report.run_report.write_report",
     )
     for work in works:
         monkeypatch.setattr(f"longtail.{work}", stop)

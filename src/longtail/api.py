@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from .config import Config, DataConfig, merge, validate
-from .data.sources import absolute
+from .config import Config, merge, validate
 from .engine.calibrate import calibrate
 from .engine.predictor import Predictor
 from .engine.reporter import Reporter
@@ -21,6 +19,7 @@ from .engine.trainer import Trainer
 from .errors import UsageError
 from .methods import method_class
 from .recipes import find_recipe
+from .report.run_report import write_report
 from .ship.export import export
 from .ship.hub import push_to_hub
 from .ship.runtime import load
@@ -63,17 +62,10 @@ def train(
     """
     overrides["data"] = {"source": str(data)} if isinstance(data, (str, Path)) else data
     config = make_config(method, recipe, overrides)
-    config = config.model_copy(update={"data": config.data.model_copy(update=_absolute_paths(config.data))})
     run = Run(Path(out))
     trainer = Trainer(config, run, reporter)
     with _claimed(run, trainer.is_main), _folder(run, config, trainer.is_main):
-        return trainer.fit()
-
-
-def _absolute_paths(data: DataConfig) -> dict[str, str | None]:
-    """Where a run's images are, however its folder is come to later: from another working folder, above all."""
-    root = data.root and os.path.abspath(os.path.expanduser(data.root))
-    return {"source": absolute(data.source), "test": data.test and absolute(data.test), "root": root}
+        return _fit(trainer)
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, method: str | None = None) -> dict[str, Any]:
@@ -87,7 +79,18 @@ def resume(path: str | Path, reporter: Reporter | None = None, method: str | Non
         raise UsageError(f"{path} is a run of '{config.method}', not of '{method}'.")
     trainer = Trainer(config, run, reporter)
     with _claimed(run, trainer.is_main), _log_to(run, trainer.is_main):
-        return trainer.fit(resume=run.checkpoint_file.exists())
+        return _fit(trainer, resume=run.checkpoint_file.exists())
+
+
+def _fit(trainer: Trainer, resume: bool = False) -> dict[str, Any]:
+    """Train to the end, write the report where one is wanted, and return the results."""
+    results = trainer.fit(resume)
+    if trainer.is_main and trainer.config.report:
+        try:
+            write_report(trainer.run.path)
+        except Exception as error:  # the training is done, and no page is worth losing it
+            logger.warning("The report could not be made: %s. Try again: longtail report %s", error, trainer.run.path)
+    return results
 
 
 def go_on(path: str | Path, reporter: Reporter | None = None) -> dict[str, Any] | None:

@@ -107,7 +107,8 @@ def _check_request(
 
 def _open(source: str | None) -> ImageSet:
     """All images of a source, or its test split where it has one."""
-    return open_source(str(source)).to_score
+    splits = open_source(str(source))
+    return splits.test or splits.train
 
 
 def _embed(predictor: Predictor, images: ImageSet, batch_size: int, progress: Reporter) -> np.ndarray:

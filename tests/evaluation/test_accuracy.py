@@ -3,6 +3,7 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
+from scipy.stats import hmean
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
 from longtail.classes import Classes
@@ -48,6 +49,18 @@ def test_agrees_with_scikit_learn():
     assert metrics["nll"] == pytest.approx(log_loss(y, probabilities), rel=1e-6)
     assert metrics["images"] == 400
     assert 0.2 < metrics["top1"] < metrics["top5"] < 1
+
+
+def test_worst_tenth_and_harmonic_mean():
+    classes = Classes(tuple(map(str, range(21))), (30,) * 21)
+    logits, labels = scores(images=2000, classes=20)  # the last class has no image
+    logits = torch.cat([logits, torch.full((2000, 1), -99.0)], dim=1)
+    metrics = evaluate(logits, labels, classes)
+    accuracies = np.array(metrics["per_class"][:20])
+    assert metrics["harmonic_mean"] == pytest.approx(hmean(accuracies))
+    assert metrics["worst_tenth"] == pytest.approx(np.sort(accuracies)[:2].mean())
+    metrics = evaluate(torch.eye(21)[[0, 0, 2]], torch.tensor([0, 1, 2]), classes)
+    assert (metrics["harmonic_mean"], metrics["worst_tenth"]) == (0, 0)
 
 
 def test_calibration_error_agrees_with_a_loop_over_bins():

@@ -15,20 +15,7 @@ import typer
 
 from ..errors import LongtailError, UsageError, unknown_name
 from .app import app
-from .shared import (
-    ClassesAt,
-    ImageColumn,
-    LabelColumn,
-    Root,
-    SplitsOption,
-    Suffix,
-    console,
-    default_out,
-    given,
-    reading,
-    say,
-    settings_of,
-)
+from .shared import console, default_out, given, say, settings_of
 
 
 @app.command(
@@ -39,12 +26,7 @@ def train(
     method: Annotated[str | None, typer.Argument(help="What to train: see `longtail methods`.")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
-    root: Root = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    suffix: Suffix = None,
-    classes_at: ClassesAt = None,
-    splits: SplitsOption = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
     imbalance: Annotated[float | None, typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (RGB); default: 3 if any is in colour.")] = None,
@@ -63,6 +45,7 @@ def train(
     no_class_names: Annotated[
         bool, typer.Option("--no-class-names", help="Leave the names of classes out of the model file.")
     ] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html at the end.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/METHOD-DATE-TIME).")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
 ) -> None:
@@ -90,14 +73,17 @@ def train(
             "seed": seed,
             "start_from": start_from,
             "stages": stages.split(",") if stages else None,
-            "data": given(source=data, imbalance=imbalance, image_size=image_size, channels=channels)
-            | reading(test, root, image_column, label_column, suffix, classes_at, splits),
+            "data": given(
+                source=data, test=test, root=root, imbalance=imbalance, image_size=image_size, channels=channels
+            ),
             "train": given(epochs=epochs),
         }
         if skip_corrupt:
             told["data"]["skip_corrupt"] = True
         if no_class_names:
             told["class_names"] = False
+        if no_report:
+            told["report"] = False
         overrides = merge(overrides, given(**told))
         out = out or default_out(method)
         results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
@@ -105,7 +91,10 @@ def train(
     console.print(results_table([results]))
     if skipped := len(results["skipped_images"]):
         say(f"Left out {skipped} unreadable image{'s' * (skipped > 1)}: see results.json")
-    say(f"Run folder: {out}\nNext:")
+    say(f"Run folder: {out}")
+    if (out / "report.html").exists():
+        say(f"Report: {out / 'report.html'}")
+    say("Next:")
     quoted = shlex.quote(str(out))
     if method_class(results["method"]).classifies():
         say(f"  longtail eval {quoted}\n  longtail predict {quoted} IMAGE_OR_FOLDER")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import Config
 from ..data.images import ImageSet
-from ..files import write_atomically
+from ..evaluation.predictions import MOST_LOGITS, condense
+from ..evaluation.predictions import write as write_predictions
 from ..losses.distributed import world
 from ..methods.base import Method
 from .deploy import FORMAT, Description, save_model
+from .description import Preprocessing
 from .evaluate import evaluate
 from .prepare import Loaders, Subset
 from .run import Run, write_json
@@ -47,15 +51,12 @@ def write_results(
     split = "test" if "test" in loaders.held_out else "val"
     metrics = None
     if split in loaders.held_out:
-        seen: list[Tensor] = []
-        metrics = evaluate(
-            method, loaders.held_out[split], config.train.batch_size, seen=lambda *batch: seen.append(_condense(*batch))
-        )
-        _write_predictions(run, subset.held_out[split], torch.cat(seen).cpu())
+        metrics = _score(config, run, method, loaders, subset.held_out[split], split)
     results = {
         "method": config.method,
         "backbone": config.backbone,
         "parameters": description.parameters,
+        "multiply_adds": multiply_adds(method, loaders.preprocessing),
         "seed": config.seed,
         "data": dict(subset.description),
         "skipped_images": loaders.skipped,
@@ -71,34 +72,39 @@ def write_results(
     return results
 
 
-def _condense(index: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-    """What is kept of each prediction, float64 [B, 5]: index, label, best class, its probability, the label's."""
-    probabilities = logits.double().softmax(1)
-    best, prediction = probabilities.max(1)
-    return torch.stack([index, labels, prediction, best, probabilities.gather(1, labels[:, None])[:, 0]], dim=1)
+def multiply_adds(method: Method, pixels: Preprocessing) -> int:
+    """Of what is deployed, for one image: those of convolutions and matrix products, as PyTorch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = method.training
+    method.eval()
+    image = next(method.parameters()).new_zeros(1, pixels.channels, pixels.image_size, pixels.image_size)
+    predict = method.logits if method.classifies() else method.features
+    with torch.inference_mode(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        predict(image)
+    method.train(training)
+    return counter.get_total_flops() // 2
 
 
-def _write_predictions(run: Run, images: ImageSet, rows: Tensor) -> None:
-    """Write predictions.parquet, one row an image in the split's order, gathered over processes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _score(config: Config, run: Run, method: Method, loaders: Loaders, images: ImageSet, split: str) -> dict[str, Any]:
+    """Metrics on the held-out `images`, and predictions.parquet, gathered over processes."""
+    seen: list[dict[str, Tensor]] = []
+    keep_logits = len(images) * len(loaders.classes) <= MOST_LOGITS
 
+    def keep(index: Tensor, labels: Tensor, logits: Tensor) -> None:
+        seen.append(condense(index, labels, logits, keep_logits))
+
+    metrics = evaluate(method, loaders.held_out[split], config.train.batch_size, seen=keep)
     rank, size = world()
     if size > 1:
-        gathered: list[Tensor] = [rows] * size
-        torch.distributed.all_gather_object(gathered, rows)
-        rows = torch.cat(gathered)
-    if rank != 0:
-        return
-    index, label, prediction, probability, label_probability = rows[rows[:, 0].argsort(stable=True)].numpy().T
-    names = pa.array(images.class_names)
-    table = pa.table(
-        {
-            "image": [images.key(int(i)) for i in index],
-            "label": names.take(pa.array(label.astype("int64"))),
-            "prediction": names.take(pa.array(prediction.astype("int64"))),
-            "probability": probability,
-            "label_probability": label_probability,
-        }
-    )
-    write_atomically(run.predictions_file, lambda temporary: pq.write_table(table, temporary))
+        gathered: list[list[dict[str, Tensor]]] = [seen] * size
+        torch.distributed.all_gather_object(gathered, seen)
+        seen = list(chain.from_iterable(gathered))
+    if rank == 0:
+        rows = {name: torch.cat([batch[name] for batch in seen]).cpu().numpy() for name in seen[0]}
+        order = rows["index"].argsort(kind="stable")
+        rows = {name: values[order] for name, values in rows.items()}
+        keys = [images.key(int(i)) for i in rows["index"]]
+        classes = Classes(images.class_names, loaders.classes.counts)
+        write_predictions(run.predictions_file, rows, keys, classes, split)
+    return metrics

@@ -73,6 +73,8 @@ class Evaluator:
         - ``per_class``: list of C accuracies. ``class_balanced``: their mean over the classes with test images.
         - ``many``, ``medium``, ``few``: mean over the classes of that shot, as Liu et al. (CVPR 2019) compute it. On a
           balanced test set this is the accuracy over their images too.
+        - ``worst_tenth``: mean over the tenth of those classes (rounded up) that has the lowest accuracies.
+        - ``harmonic_mean``: of the accuracies of those classes; 0 where one of them is.
         - ``macro_f1``: mean over the classes with test images.
         - ``nll``: mean negative log-likelihood of the softmax, in nats.
         - ``ece``: expected calibration error of the softmax's highest probability (Guo et al., ICML 2017).
@@ -100,6 +102,9 @@ class Evaluator:
         for shot in SHOTS:
             of_shot = accuracy[tested & torch.tensor([s == shot for s in self.classes.shots])]
             metrics[shot] = of_shot.mean().item() if len(of_shot) else None
+        lowest = accuracy[tested].sort().values
+        metrics["worst_tenth"] = lowest[: -(-len(lowest) // 10)].mean().item()
+        metrics["harmonic_mean"] = (1 / (1 / lowest).mean()).item()
         return metrics | {
             "macro_f1": f1[tested].mean().item(),
             "nll": (nll / total).item(),
