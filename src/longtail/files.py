@@ -39,15 +39,34 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
         return file.read().decode(encoding)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object. Raises `LongtailError` for anything else."""
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or (
+            "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
+        )
+        raise LongtailError(f"{path} is damaged and cannot be read: {reason.rstrip('.')}.") from error
+    if not isinstance(content, dict):
+        raise LongtailError(f"{path} is damaged: it holds a {type(content).__name__}, expected a JSON object.")
+    return content
+
+
 def write_atomically(path: Path, write: Callable[[Path], T]) -> T:
     """Call `write` with a temporary name beside `path`, then rename: readers see the old file or the new one, whole.
 
-    Returns what `write` does. Raises `LongtailError` when the disk refuses (full, read-only). The temporary file is
-    removed whatever happens.
+    A link stays one, and what it leads to is written. Returns what `write` does. Raises `LongtailError` when the disk
+    refuses (full, read-only), and where `path` is there and is no regular file. The temporary file is removed whatever
+    happens.
     """
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.tmp")  # always the same, so that what a killed run left is overwritten
     try:
+        if path.exists():
+            check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # it could be a link to somewhere else
         result = write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())

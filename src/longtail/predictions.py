@@ -75,10 +75,13 @@ def write_predictions(
     """Write one line per image as "csv" or "jsonl" to `out` (None: standard output). Returns how many.
 
     `verdicts` are further fields of each prediction: "accepted" (in CSV, names joined by ";"), "known". A file appears under
-    its name only when it is whole.
+    its name only when it is whole; a device or a FIFO is written as predictions come.
     """
     if out is None:
         return _write(predictions, form, top, sys.stdout, verdicts)
+    if out.exists() and not out.is_file() and not out.is_dir():
+        with out.open("w", newline="") as handle:
+            return _write(predictions, form, top, handle, verdicts)
 
     def write(temporary: Path) -> int:
         with temporary.open("w", newline="") as handle:

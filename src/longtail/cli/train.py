@@ -118,7 +118,6 @@ def reproduce(
     ] = math.inf,
 ) -> None:
     """Train a recipe over seeds and set the result beside the reported figure. Goes on where it was stopped."""
-    import json
 
     from ..config import merge
     from ..files import append_line
@@ -133,7 +132,7 @@ def reproduce(
     with _stopping_after(minutes):
         runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
     last = run_of_seed(recipe, seeds - 1, out)
-    line = summarise(recipe, runs, json.loads(last.environment_file.read_text()))
+    line = summarise(recipe, runs, last.environment() or {})
     append_line(results, line)
     console.print(comparison_table(line))
     say(f"Added a line to {results}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..config import Section, validate
 from ..errors import LongtailError, UsageError
+from ..files import read_json
 
 FILE = "calibration.json"
 Prior = str | Mapping[str, float]
@@ -62,8 +62,8 @@ def read_calibration(folder: Path, classes: int) -> Calibration | None:
     if not path.exists():
         return None
     try:
-        found = validate(Calibration, json.loads(path.read_text()), str(path))
-    except (OSError, ValueError) as error:
+        found = validate(Calibration, read_json(path), str(path))
+    except LongtailError as error:
         raise LongtailError(f"{path} is damaged: {error} Run `longtail calibrate` again.") from error
     for values in (found.prior, found.thresholds):
         if values is not None and len(values) != classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,14 +52,56 @@ def load_state(run: Run, method_name: str) -> dict[str, Any]:
 
 
 def progress_of(run: Run, state: Mapping[str, Any]) -> Progress:
-    """Raises `UsageError` where another version wrote it."""
+    """Raises `UsageError` where another version wrote it, `LongtailError` where nobody can have come so far."""
     try:
-        return Progress(**state["progress"])
+        progress = Progress(**state["progress"])
     except TypeError:
         raise UsageError(
             f"{run.checkpoint_file} was written by another version of longtail, which alone can go on with it. "
             "Its weights can still start a new run: --from."
         ) from None
+    if not _is_possible(progress):
+        raise LongtailError(f"{run.checkpoint_file} is damaged: its 'progress' is none that a run can have made.")
+    return progress
+
+
+def _is_possible(progress: Progress) -> bool:
+    counts = (progress.epoch, progress.step, progress.lines)
+    return (
+        all(type(count) is int and 0 <= count < 2**53 for count in counts)
+        and isinstance(progress.finished, list)
+        and all(isinstance(name, str) for name in progress.finished)
+        and isinstance(progress.seconds, (int, float))
+        and 0 <= progress.seconds < math.inf
+        and isinstance(progress.totals, dict)
+        and all(isinstance(value, float) for value in progress.totals.values())
+        and isinstance(progress.best, dict)
+        and all(isinstance(best, dict) and {"top1", "line"} <= best.keys() for best in progress.best.values())
+    )
+
+
+def check_within(progress: Progress, run: Run, stage: str, epochs: int, steps: int) -> None:
+    """Raise `UsageError` where a checkpoint is further than its stage goes, which has `epochs` of `steps`."""
+    if progress.epoch > epochs or progress.step > steps or (progress.epoch == epochs and progress.step):
+        raise UsageError(
+            f"{run.checkpoint_file} is at epoch {progress.epoch}, step {progress.step} of stage {stage}, which has {epochs} "
+            f"epochs of {steps} steps: was {run.config_file.name} changed? Bring it back, or train anew in another folder."
+        )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, run: Run, state: Any) -> None:
+    """Give `optimizer` the state of its own run's checkpoint. Raises `LongtailError` where it is of other weights."""
+    try:
+        optimizer.load_state_dict(state)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for value in optimizer.state[parameter].values():
+                    if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                        raise ValueError("other shapes")
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise LongtailError(
+            f"{run.checkpoint_file} is damaged: what it says of the optimiser does not fit the weights."
+        ) from error
 
 
 def restore(method: Method, run: Run, weights: Mapping[str, Tensor]) -> None:
@@ -68,7 +111,7 @@ def restore(method: Method, run: Run, weights: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         raise UsageError(
             f"{run.checkpoint_file} does not fit {run.config_file.name} and the data: were they changed "
-            f"since the run started? {error}"
+            f"since the run started? {str(error).splitlines()[-1].strip()}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from ..classes import Classes
 from ..config import validate
 from ..errors import LongtailError, UsageError
-from ..files import write_atomically
+from ..files import check_regular, write_atomically
 from ..methods import method_class
 from ..methods.base import Method
 from ..models import build_backbone
@@ -42,9 +42,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
     if description.export is not None:
         raise UsageError(f"{folder} holds an export, which only predicts: give the folder of the run it was made of.")
     try:
+        check_regular(folder / "model.safetensors")
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise LongtailError(f"The model in {folder} is damaged: {error}") from error
+    if bad := next((name for name, value in weights.items() if not value.isfinite().all()), None):
+        raise LongtailError(f"The model in {folder} is damaged: its weight '{bad}' is not finite.")
     cls, pixels = method_class(description.method), description.preprocessing
     misfit = f"The weights in {folder} do not fit its model.json"
     method = cls(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..config import Section, validate
 from ..errors import LongtailError, UsageError
-from ..files import write_text
+from ..files import read_json, write_text
 
 FORMAT = 1
 
@@ -18,11 +17,11 @@ FORMAT = 1
 class Preprocessing(Section):
     """How pixels become a network's input."""
 
-    resize: int = Field(gt=0, description="the shorter side is resized to this, and the middle square kept")
-    image_size: int = Field(gt=0, description="the middle of that square which the network sees")
+    resize: int = Field(gt=0, le=10_000, description="the shorter side is resized to this, and the middle square kept")
+    image_size: int = Field(gt=0, le=10_000, description="the middle of that square which the network sees")
     channels: int
-    mean: tuple[float, ...] = Field(strict=False)  # JSON has lists
-    std: tuple[float, ...] = Field(strict=False)
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(strict=False)  # JSON has lists
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(strict=False)
     value_range: tuple[float, float] | None = Field(None, strict=False)  # of pixels of more than 8 bits, see `decode`
 
 
@@ -46,7 +45,7 @@ class Description(Section):
     options: dict[str, Any]
     backbone: str
     classes: tuple[str, ...] = Field(strict=False)
-    class_counts: tuple[int, ...] = Field(strict=False)
+    class_counts: tuple[Annotated[int, Field(ge=0, lt=2**53)], ...] = Field(strict=False)
     preprocessing: Preprocessing
     parameters: int
     export: Export | None = None
@@ -60,13 +59,12 @@ def read_description(folder: Path) -> Description:
     path = folder / "model.json"
     if not path.is_file():
         raise UsageError(f"{folder} holds no model.json: give a finished run's folder, or an exported one.")
+    content = read_json(path)
+    if (found := content.get("format")) != FORMAT:
+        raise LongtailError(f"{path} has format {str(found)[:40]}; this version reads {FORMAT}.")
     try:
-        content = json.loads(path.read_text())
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT:
-            raise LongtailError(f"{path} has format {found}; this version reads {FORMAT}.")
         description: Description = validate(Description, content, str(path))
-    except (OSError, ValueError) as error:
+    except UsageError as error:
         raise LongtailError(f"The model in {folder} is damaged: {error}") from error
     pixels = description.preprocessing
     if pixels.channels not in (1, 3) or not pixels.channels == len(pixels.mean) == len(pixels.std):

@@ -21,6 +21,7 @@ from ..data.ops import centre_crop
 from ..data.squares import squares, to_square
 from ..errors import UsageError
 from ..evaluation.calibration import adjust, estimate_prior, prior_shift
+from ..files import open_regular
 from ..methods.base import Method
 from ..models.iresnet import embed_with_flip
 from .calibration import Calibration, Prior, class_shares
@@ -164,7 +165,8 @@ class Predictor(nn.Module):
         name = image if isinstance(image, (str, Path)) else "an image"
         if isinstance(image, (str, Path)):
             try:
-                image = Path(image).read_bytes()
+                with open_regular(image) as file:
+                    image = file.read()
             except OSError as error:
                 raise UsageError(f"Cannot read {image!s}: {error.strerror}.") from error
         _check_is_image(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,8 +83,8 @@ def images_of(run: Run) -> Subset:
     """The images that `run` was begun with. Raises `UsageError` where its source holds others by now."""
     config = run.config()
     subset = choose_images(config.data, config.seed)
-    if run.environment_file.exists():
-        then = json.loads(run.environment_file.read_text())["data"]
+    if (noted := run.environment()) is not None:
+        then = noted["data"]
         for fact, now in subset.description.items():
             if fact != "source" and then.get(fact, now) != now:
                 raise UsageError(

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import subprocess
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from ..config import Config, save_yaml, validate
 from ..errors import LongtailError, UsageError
-from ..files import append_line, write_atomically, write_text
+from ..files import append_line, open_regular, read_json, write_atomically, write_text
 from ..plain_yaml import load_yaml
 
 logger = logging.getLogger("longtail")
@@ -37,9 +38,11 @@ class Run:
         self.environment_file = path / "environment.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoint_file = path / "last.ckpt"
+        self.previous_file = path / "previous.ckpt"  # the checkpoint before that, should it come to harm
         self.results_file = path / "results.json"
         self.predictions_file = path / "predictions.parquet"
         self.log_file = path / "log.txt"
+        self._last_is_damaged = False
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -89,48 +92,111 @@ class Run:
         append_line(self.metrics_file, record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One record per finished epoch, oldest first."""
-        return (
-            [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
-            if self.metrics_file.exists()
-            else []
-        )
+        """One record per finished epoch, oldest first. Raises `LongtailError` where a line is none."""
+        if not self.metrics_file.exists():
+            return []
+        records = []
+        for number, line in enumerate(_read_bytes(self.metrics_file).splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
+                raise LongtailError(f"{self.metrics_file} line {number} is damaged: it is no JSON object.")
+            records.append(record)
+        return records
 
     def truncate_metrics(self, epochs: int) -> None:
         """Forget lines written after the checkpoint (a killed run may have written one, or half of one)."""
         if self.metrics_file.exists():
-            lines = self.metrics_file.read_text().splitlines()[:epochs]
-            write_text(self.metrics_file, "".join(line + "\n" for line in lines))
+            lines = _read_bytes(self.metrics_file).splitlines()[:epochs]
+            kept = b"".join(line + b"\n" for line in lines)
+            write_atomically(self.metrics_file, lambda temporary: temporary.write_bytes(kept))
+
+    def environment(self) -> dict[str, Any] | None:
+        """What `environment` and the trainer noted when the run was begun; None where the file is not there.
+
+        Raises `LongtailError` where it is damaged.
+        """
+        if not self.environment_file.exists():
+            return None
+        advice = "Restore it, or remove it to go on without comparing the images with those of then."
+        try:
+            noted = read_json(self.environment_file)
+        except LongtailError as error:
+            raise LongtailError(f"{error} {advice}") from error
+        if not isinstance(noted.get("data"), dict):
+            raise LongtailError(f"{self.environment_file} is damaged: it does not say what 'data' was. {advice}")
+        return noted
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write the state, and keep the one that was last, unless it was found damaged."""
+
         def write(temporary: Path) -> None:
             with temporary.open("wb") as handle:  # through which the system's error arrives, not one of torch's own
                 torch.save(dict(state), handle)
 
+        if self.checkpoint_file.is_file() and not self._last_is_damaged:
+            with suppress(OSError):  # a file system without links, or a full one: it is only for more safety
+                self.previous_file.unlink(missing_ok=True)
+                os.link(self.checkpoint_file, self.previous_file)
         write_atomically(self.checkpoint_file, write)
+        self._last_is_damaged = False
 
     def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """The last saved state. Raises `UsageError` where there is none, `LongtailError` where it cannot be read."""
+        """The last saved state, or where that is damaged the one before, which is logged.
+
+        Raises `UsageError` where there is none, `LongtailError` where none can be read.
+        """
         if not self.checkpoint_file.is_file():
             raise UsageError(
                 f"{self.path} has no last.ckpt: the run stopped before its first epoch ended. Start it anew."
             )
         try:
-            state = torch.load(self.checkpoint_file, map_location=device, weights_only=True)
-        except Exception as error:  # bytes that are no checkpoint fail in many ways
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise LongtailError(
-                f"{self.checkpoint_file} is damaged and cannot be read: {reason}. Restore it, or train anew in another folder."
-            ) from error
-        if not isinstance(state, dict) or not {"method_name", "method", "progress"} <= state.keys():
-            raise LongtailError(f"{self.checkpoint_file} is not a checkpoint of this version of longtail.")
-        return state
+            return _read_checkpoint(self.checkpoint_file, device)
+        except LongtailError as error:
+            state = None
+            if self.previous_file.is_file():
+                with suppress(LongtailError):
+                    state = _read_checkpoint(self.previous_file, device)
+            if state is None:
+                raise LongtailError(f"{error} Restore it, or train anew in another folder.") from error
+            self._last_is_damaged = True
+            logger.warning("%s The checkpoint before it is taken instead, %s.", error, self.previous_file.name)
+            return state
 
     def results(self) -> dict[str, Any]:
         """What the finished run measured. Raises `UsageError` for a run that has not finished."""
         if not self.results_file.is_file():
             raise UsageError(f"{self.path} has not finished: continue it with `longtail train --resume {self.path}`.")
-        return json.loads(self.results_file.read_text())
+        return read_json(self.results_file)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise LongtailError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """A checkpoint every part of which has its checksum: a zip file has one of each, which `torch.load` does not look at."""
+    try:
+        with open_regular(path) as file:
+            if (part := zipfile.ZipFile(file).testzip()) is not None:
+                raise ValueError(f"its part {part} does not have its checksum")
+            file.seek(0)
+            state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint fail in many ways
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+        raise LongtailError(f"{path} is damaged and cannot be read: {reason}.") from error
+    if not isinstance(state, dict) or not {"method_name", "method", "progress"} <= state.keys():
+        raise LongtailError(f"{path} is not a checkpoint of this version of longtail.")
+    weights = state["method"]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise LongtailError(f"{path} is not a checkpoint of this version of longtail: its 'method' holds no weights.")
+    return state
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -24,7 +24,17 @@ from ..methods.base import Clock, Method, Stage
 from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
 from .average import WeightAverage
-from .checkpoint import Progress, identity, load_state, progress_of, restore, stages_done, start_from
+from .checkpoint import (
+    Progress,
+    check_within,
+    identity,
+    load_state,
+    progress_of,
+    restore,
+    restore_optimizer,
+    stages_done,
+    start_from,
+)
 from .evaluate import evaluate, evaluate_flipped
 from .passes import RunPasses
 from .prepare import (
@@ -197,11 +207,12 @@ class Trainer:
         if resumed is not None:
             resumed = own(resumed, method, self.learning)
             if self.learning:
-                self.update.optimizer.load_state_dict(resumed["optimizer"])
+                restore_optimizer(self.update.optimizer, self.run, resumed["optimizer"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(resumed["averaged"])
 
         steps = self.loaders.train.steps(self.train.batch_size, self.train.last_batch)
+        check_within(progress, self.run, stage.name, self.train.epochs, steps)
         done = progress.epoch * steps + progress.step
         self.reporter.begin(f"{self.config.method} {stage.name}", self.train.epochs * steps, done)
         while progress.epoch < self.train.epochs:
