@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import LongtailError, UsageError
 from ..methods.base import Method
 from .run import Run
-from .shards import own_weights
+from .shards import own, own_weights
 
 logger = logging.getLogger("longtail")
 
@@ -87,6 +87,16 @@ def check_within(progress: Progress, run: Run, stage: str, epochs: int, steps: i
             f"{run.checkpoint_file} is at epoch {progress.epoch}, step {progress.step} of stage {stage}, which has {epochs} "
             f"epochs of {steps} steps: was {run.config_file.name} changed? Bring it back, or train anew in another folder."
         )
+
+
+def own_state(run: Run, state: Mapping[str, Any], method: Method, learning: list[str]) -> dict[str, Any]:
+    """This process's part of its run's checkpoint, see `own`. Raises `LongtailError` where it has none."""
+    try:
+        return own(state, method, learning)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise LongtailError(
+            f"{run.checkpoint_file} is damaged: what it says of the optimiser does not fit the weights."
+        ) from error
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, run: Run, state: Any) -> None:

@@ -29,6 +29,7 @@ from .checkpoint import (
     check_within,
     identity,
     load_state,
+    own_state,
     progress_of,
     restore,
     restore_optimizer,
@@ -52,7 +53,7 @@ from .results import deployed_parameters, write_results
 from .run import Run, device_name, environment, write_json
 from .schedule import learning_rate
 from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train_mode
-from .shards import own, whole
+from .shards import whole
 from .signals import StopRequest
 from .step import NoUpdate, StepUpdate
 from .watch import CHECK_EVERY, LossWatch
@@ -205,7 +206,7 @@ class Trainer:
             self.update = StepUpdate(self.fabric, method, self.train, groups)
         self.averaged = WeightAverage(method, self.train.ema) if self.train.ema is not None and learning else None
         if resumed is not None:
-            resumed = own(resumed, method, self.learning)
+            resumed = own_state(self.run, resumed, method, self.learning)
             if self.learning:
                 restore_optimizer(self.update.optimizer, self.run, resumed["optimizer"])
             if self.averaged is not None:
