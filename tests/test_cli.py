@@ -448,7 +448,7 @@ def rewrite(**changes):
     [
         ("model.json", lambda path: path.unlink(), 2, "holds no model.json"),
         ("model.json", lambda path: path.write_text("{"), 1, "is damaged"),
-        ("model.json", lambda path: path.write_text("[]"), 1, "has format None; this version reads 1"),
+        ("model.json", lambda path: path.write_text("[]"), 1, "is damaged: it holds a list, expected a JSON object"),
         ("model.json", lambda path: path.write_text(path.read_text().replace("resnet8", "resnet14")), 1, "do not fit"),
         ("model.json", rewrite(format=9), 1, "format 9"),
         (
