@@ -110,6 +110,26 @@ def test_balanced_form_has_one_classifier_and_unweighted_labels() -> None:
     torch.testing.assert_close(method.losses(case.batch(), clock)["conventional"], terms[0]["conventional"])
 
 
+def test_without_mixture_the_two_views_are_classified_and_compared_as_they_are() -> None:
+    case = Case("glmc", options={"mixture": False})
+    method: Any = case.build_plain()
+    main = case.batch()["instance"]
+    terms = method.losses(case.batch(), case.clock(1))
+    share, labels = 1 - (1 / EPOCHS) ** 2, main.labels
+    features = [method.backbone(view) for view in main.views]
+    conventional = sum(F.cross_entropy(method.conventional(f), labels) for f in features)
+    rebalanced = sum(
+        (method.weights[labels] * F.cross_entropy(method.classifier(f), labels, reduction="none")).mean()
+        for f in features
+    )
+    first, second = (method.projector(f) for f in features)
+    simsiam = -F.cosine_similarity(method.predictor(first), second).mean()
+    simsiam = simsiam - F.cosine_similarity(method.predictor(second), first).mean()
+    torch.testing.assert_close(terms["conventional"], share * conventional)
+    torch.testing.assert_close(terms["rebalanced"], (1 - share) * rebalanced)
+    torch.testing.assert_close(terms["consistency"], simsiam)
+
+
 def test_streams() -> None:
     method = Case("glmc", options={"resample_weighting": 0.2, "augment": "flip"}).build()
     (stage,) = method.stages(method.hp)

@@ -31,6 +31,7 @@ class GLMCOptions(Options):
     resample_weighting: float = Field(0.0, description="q: the second stream draws images by 1 / n_c^q")
     contrast_weight: float = Field(1.0, description="g: weight of the consistency term")
     rebalance: bool = Field(True, description="false: the form for balanced data, without a rebalanced classifier")
+    mixture: bool = Field(True, description="false: the first stream's two views as they are, the paper's ablation")
     finetune: Literal["none", "maxnorm", "balanced_softmax"] = Field("none", description="add a second stage")
     finetune_epochs: int = Field(10, ge=1, description="epochs of the second stage")
     finetune_lr: float = Field(1e-3, gt=0, description="learning rate of the second stage")
@@ -44,7 +45,7 @@ class GLMC(TwoStageMethod):
 
     Options = GLMCOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64}
-    variants = ({"rebalance": False}, {"finetune": "maxnorm"}, {"finetune": "balanced_softmax"})
+    variants = ({"rebalance": False}, {"mixture": False}, {"finetune": "maxnorm"}, {"finetune": "balanced_softmax"})
 
     def __init__(self, backbone: Backbone, classes: Classes, options: GLMCOptions) -> None:
         super().__init__(backbone, classes, options)
@@ -69,7 +70,8 @@ class GLMC(TwoStageMethod):
         if clock.stage != "train":
             return self._finetune_loss(batch["main"])
         instance, inverse = batch["instance"], batch["inverse"]
-        lam = float(torch.rand((), generator=clock.generator))  # Beta(1, 1)
+        drawn = float(torch.rand((), generator=clock.generator))  # Beta(1, 1)
+        lam = drawn if self.hp.mixture else 1.0
         height, width = instance.views[0].shape[2:]
         box = draw_cutmix_box(lam, height, width, clock.generator)
         # One after the other, as released: each mixture has its own batch-norm statistics.
