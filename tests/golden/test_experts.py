@@ -1,70 +1,80 @@
-"""The losses of methods with several experts, against the authors' own implementations: values and gradients."""
+"""The methods with several experts, against the authors' own implementations: values and gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from longtail.losses.balpoe import expert_logit_adjustment
-from longtail.losses.class_balanced import effective_number_weights
-from longtail.losses.ncl import hard_classes, nested
-from longtail.losses.ride import (
-    class_temperatures,
-    distillation,
-    diversity,
-    expert_ldam,
-    experts_used,
-    first_means,
-    mean_of_first,
-    routing_loss,
-)
-from longtail.losses.sade import inverse_prior, learn_shares, skill_diverse, view_disagreement
+from longtail.classes import Classes
+from longtail.losses.ncl import hard_classes
+from longtail.losses.ride import experts_used, first_means, mean_of_first, routing_loss
+from longtail.losses.sade import inverse_prior, learn_shares, view_disagreement
+from longtail.methods.balpoe import BalPoE
+from longtail.methods.base import Method
+from longtail.methods.ncl import NCL
+from longtail.methods.ride import RIDE
+from longtail.methods.sade import SADE
+from longtail.models import build_backbone
 from longtail.models.experts import Routers
 
 Vector = dict[str, Tensor]
 
 
+def given_logits(method: Method) -> Method:
+    """The method with experts whose features are their logits."""
+    method.heads = nn.ModuleList(nn.Identity() for _ in method.heads)
+    return method
+
+
+def build(cls: type[Method], v: Vector, **options: Any) -> Method:
+    classes = Classes(tuple(map(str, range(len(v["class_counts"])))), tuple(v["class_counts"].tolist()))
+    return given_logits(cls(build_backbone("resnet8"), classes, cls.Options(**options)))
+
+
 def ride(v: Vector) -> Tensor:
-    weights = temperatures = None
-    if v["epoch"] > v["reweight_epoch"]:  # which the release counts from 1
-        weights = effective_number_weights(v["class_counts"], 0.9999)
-        temperatures = class_temperatures(v["class_counts"], v["reweight_factor"].item())
-    z = v["expert_logits"]
-    margins = expert_ldam(z, v["labels"], v["class_counts"], v["max_margin"].item(), v["scale"].item(), weights)
-    return margins + v["diversity_factor"] * diversity(z, temperatures)
+    method = build(
+        RIDE,
+        v,
+        max_margin=v["max_margin"].item(),
+        scale=v["scale"].item(),
+        diversity=v["diversity_factor"].item(),
+        temperature_share=v["reweight_factor"].item(),
+        teacher_temperature=v.get("distill_temperature", torch.ones(())).item(),
+    )
+    late = v["epoch"] > v["reweight_epoch"]  # which the release counts from 1
+    classes = method.late if late else (None, None)
+    return sum(method.terms(v["expert_logits"], v["labels"], None, *classes, v.get("teacher_logits")).values())
 
 
-def distilled_ride(v: Vector) -> Tensor:
-    z = v["expert_logits"]
-    distilled = distillation(z, v["teacher_logits"], v["distill_temperature"].item())
-    return z.shape[1] * (ride(v) + v["distill_factor"] * distilled)
+def sade(v: Vector) -> Tensor:
+    method = build(SADE, v, tau=v["tau"].item())
+    return sum(method.terms(v["expert_logits"], v["labels"], None).values())
 
 
 def ncl(v: Vector) -> Tensor:
-    terms = nested(v["expert_logits"], v["labels"], v["class_counts"], int(v["hard_classes"]))
-    one = torch.ones(())
-    return terms @ torch.stack([one, v["distill_factor"], one, v["distill_factor_hard"]])
+    weights = {"mutual_weight": v["distill_factor"].item(), "hard_mutual_weight": v["distill_factor_hard"].item()}
+    method = build(NCL, v, hard=v["hard_classes"].item() / len(v["class_counts"]), **weights)
+    return sum(method.terms(v["expert_logits"], v["labels"]).values())
 
 
 def balpoe(v: Vector) -> Tensor:
-    share = v["share_first"].item()
-    first, second = (
-        expert_logit_adjustment(v["expert_logits"], v[labels], v["class_counts"], v["taus"].tolist())
-        for labels in ("labels_first", "labels_second")
-    )
-    return share * first + (1 - share) * second
+    method = build(BalPoE, v, taus=tuple(v["taus"].tolist()))
+    labels = torch.stack((v["labels_first"], v["labels_second"]), dim=1)
+    shares = torch.stack((v["share_first"], 1 - v["share_first"])).expand(len(labels), 2)
+    return sum(method.terms(v["expert_logits"], labels, shares).values())
 
 
 LOSSES: dict[str, Callable[[Vector], Tensor]] = {
     "ride_epoch10": ride,
     "ride_epoch170": ride,
-    "ride_distill_epoch10": distilled_ride,
-    "ride_distill_epoch170": distilled_ride,
-    "sade": lambda v: skill_diverse(v["expert_logits"], v["labels"], v["class_counts"], v["tau"].item()).sum(),
-    "sade_tau1": lambda v: skill_diverse(v["expert_logits"], v["labels"], v["class_counts"], v["tau"].item()).sum(),
+    "ride_distill_epoch10": ride,
+    "ride_distill_epoch170": ride,
+    "sade": sade,
+    "sade_tau1": sade,
     "ncl": ncl,
     "balpoe": balpoe,
 }

@@ -15,7 +15,6 @@ from loss_cases import (
     Case,
     cosine,
     dot,
-    effective_number_loop,
     labels,
     log_softmax,
     mean,
@@ -24,8 +23,7 @@ from loss_cases import (
 )
 from torch import Tensor
 
-from longtail.losses import balpoe, ncl, ride, sade
-from longtail.losses.class_balanced import effective_number_weights
+from longtail.losses import ncl, ride, sade
 
 E = 3
 
@@ -38,23 +36,6 @@ def divergence(p: list[float], q: list[float], raised: float = 0.0) -> float:
 
 def average(rows: list[list[float]]) -> list[float]:
     return [mean(list(column)) for column in zip(*rows, strict=True)]
-
-
-def expert_ldam(logits: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    weights = effective_number_weights(counts, 0.999).to(torch.promote_types(logits.dtype, torch.float32))
-    return ride.expert_ldam(logits, y, counts, 0.5, 2.0, weights)
-
-
-def expert_ldam_loop(*inputs: Tensor) -> float:
-    logits, y, counts = numbers(*inputs)
-    class_weights, total = effective_number_loop(counts, 0.999), 0.0
-    weights = [class_weights[label] for label in y]
-    for images, label, weight in zip(logits, y, weights, strict=True):
-        margin = 0.5 * 2.0 * (min(counts) / counts[label]) ** 0.25
-        for row in images:
-            lowered = [s - margin * (c == label) for c, s in enumerate(row)]
-            total -= log_softmax(lowered)[label] * weight / sum(weights)
-    return total
 
 
 def distillation_loop(*inputs: Tensor) -> float:
@@ -72,23 +53,6 @@ def routing_loop(*inputs: Tensor) -> float:
             go_on = not right[i] and any(right[i + 1 :])
             total += 4 * log(1 + exp(-answer)) if go_on else log(1 + exp(answer))
     return total / (B * (E - 1))
-
-
-def sade_loop(*inputs: Tensor) -> float:
-    logits, y, counts = numbers(*inputs)
-    prior = [n / sum(counts) for n in counts]
-    by_rank = sorted(range(C), key=prior.__getitem__)
-    inverse = dict(zip(by_rank, sorted(prior, reverse=True), strict=True))
-    shifts = [[0.0] * C, [log(p) for p in prior], [log(p) - 2 * log(inverse[c]) for c, p in enumerate(prior)]]
-    return mean(
-        [
-            sum(
-                -log_softmax([s + d for s, d in zip(row, shift, strict=True)])[label]
-                for row, shift in zip(images, shifts, strict=True)
-            )
-            for images, label in zip(logits, y, strict=True)
-        ]
-    )
 
 
 def disagreement_loop(*inputs: Tensor) -> float:
@@ -115,18 +79,8 @@ def ncl_loop(*inputs: Tensor) -> float:
     return total / B
 
 
-def balpoe_loop(*inputs: Tensor) -> float:
-    logits, target, counts = numbers(*inputs)
-    total = 0.0
-    for images, soft in zip(logits, target, strict=True):
-        for row, tau in zip(images, (0, 1, 2), strict=True):
-            total -= dot(soft, log_softmax([s + tau * log(n / sum(counts)) for s, n in zip(row, counts, strict=True)]))
-    return total / (B * E)
-
-
 expert_logits = 2 * normal(B, E, C)
 EXPERT_CASES = [
-    Case("expert_ldam", expert_ldam, expert_ldam_loop, (expert_logits, labels, COUNTS), ("bec", "b", "c")),
     Case("distillation", ride.distillation, distillation_loop, (expert_logits, 2 * normal(B, C)), ("bec", "bc")),
     Case(
         "routing",
@@ -134,13 +88,6 @@ EXPERT_CASES = [
         routing_loop,
         (normal(B, E - 1), expert_logits, labels),
         ("be", "bec", "b"),
-    ),
-    Case(
-        "skill_diverse",
-        lambda *x: sade.skill_diverse(*x).sum(),
-        sade_loop,
-        (expert_logits, labels, COUNTS),
-        ("bec", "b", "c"),
     ),
     Case(
         "view_disagreement",
@@ -156,12 +103,5 @@ EXPERT_CASES = [
         ncl_loop,
         (expert_logits, labels, COUNTS),
         ("bec", "b", "c"),
-    ),
-    Case(
-        "balpoe",
-        lambda z, target, n: balpoe.expert_logit_adjustment(z, target, n, (0, 1, 2)),
-        balpoe_loop,
-        (expert_logits, (2 * normal(B, C)).softmax(1), COUNTS),
-        ("bec", "bc", "c"),
     ),
 ]

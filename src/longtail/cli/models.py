@@ -20,6 +20,12 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val).")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also show every class.")] = False,
     geometry: Annotated[bool, typer.Option("--geometry", help="Also measure features and classifier.")] = False,
+    aggregate: Annotated[
+        bool,
+        typer.Option(
+            "--aggregate", help="Also weigh several experts by what they make of these images (transductive)."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Score a trained model: accuracy by shots, calibration, and (on request) classes and feature geometry."""
@@ -27,14 +33,16 @@ def evaluate(
 
     from .. import api
     from ..engine.run import write_json
-    from ..report.tables import class_table, geometry_tables, metrics_table
+    from ..report.tables import class_table, experts_table, geometry_tables, metrics_table
 
-    result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry)
+    result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry, aggregate=aggregate)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         say(f"{result['images']} images of {result['source']} ({result['split']})")
         console.print(metrics_table(result["metrics"]))
+        if "experts" in result:
+            console.print(experts_table(result))
         if per_class:
             console.print(
                 class_table(result["classes"], result["class_counts"], result["metrics"]["per_class"], limit=10_000)

@@ -37,6 +37,7 @@ POLICIES = {
         "resized_crop:0.2:1,flip,jitter:0.4:0.4:0.4:0.1:0.8,grey:0.2,blur:0.5",
     ),
     "randaugment": ("resized_crop,flip,randaugment:2:10",) * 2,
+    "ride": ("crop:4,flip,rotation:15", "resized_crop,flip,jitter:0.4:0.4:0.4:0"),
     "glmc_imagenet": ("resized_crop,flip,jitter:0.4:0.4:0.4:0,grey:0.2,blur:0.5",) * 2,
 }
 

@@ -21,6 +21,7 @@ from ..evaluation.geometry import geometry as measure_geometry
 from ..methods.base import Method
 from .deploy import Predictor, load
 from .evaluate import evaluate
+from .experts import aggregate_experts, evaluate_experts
 from .prepare import build_split, check_native_size, images_of
 from .run import Run
 from .setup import set_precision
@@ -92,9 +93,13 @@ def score(
     root: str | None = None,
     split: str | None = None,
     geometry: bool = False,
+    aggregate: bool = False,
     batch_size: int = 256,
 ) -> dict[str, Any]:
     """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
+
+    Of a method with several experts, also each expert's, as `experts`; with `aggregate`, also those under SADE's
+    transductive protocol, as `aggregated`: see `experts`.
 
     With `data` (and `root`, see `open_source`) the run's own images are not needed, unless `geometry` asks for the training
     images' features too. Raises `UsageError` for a split that the run does not have, images of other classes, or where the
@@ -102,6 +107,8 @@ def score(
     """
     scored = open_images(path, data=data, root=root, split=split, training=geometry)
     method = scored.predictor.method
+    if aggregate and method.expert_answers is None:
+        raise UsageError("--aggregate weighs the experts of methods that have several, such as sade; this run has one.")
     set_precision(method, Run.open(path).config().train, scored.predictor.device)
     result = {
         "run": str(path),
@@ -112,6 +119,10 @@ def score(
         "class_counts": list(scored.predictor.description.class_counts),
         "metrics": evaluate(method, scored.loader, batch_size),
     }
+    if (experts := evaluate_experts(method, scored.loader, batch_size)) is not None:
+        result["experts"] = experts
+    if aggregate:
+        result["aggregated"] = aggregate_experts(method, scored.loader, batch_size)
     if geometry:
         measured = {"train": scored.load("train"), scored.split: scored.loader}
         result["geometry"] = {name: _geometry(method, images, batch_size) for name, images in measured.items()}

@@ -56,6 +56,7 @@ from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train
 from .shards import whole
 from .signals import StopRequest
 from .step import NoUpdate, StepUpdate
+from .teacher import check_teacher, load_teacher
 from .watch import CHECK_EVERY, LossWatch
 
 logger = logging.getLogger("longtail")
@@ -98,6 +99,7 @@ class Trainer:
         stages = self._stages_left()
         subset = images_of(self.run) if state else choose_images(config.data, config.seed)
         check_method(config, subset.classes)
+        check_teacher(config, subset)
         channels = settle_pixels(config.data, subset)
         size = SquareReader(subset.train, channels, config.data.image_size).size
         method = self._build_method(subset, channels, size)  # before a million images are decoded for nothing
@@ -109,6 +111,7 @@ class Trainer:
             check_method(config, self.loaders.classes)
             method = self._build_method(self.loaders, channels, size)
         place(method, config.train, self.fabric.device)
+        method.teacher = load_teacher(config, self.loaders, self.fabric.device)
         if config.train.compile:
             logger.info("compiled: the first steps, and the first evaluation, take up to a minute or two to compile")
             method.compile()

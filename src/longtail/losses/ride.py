@@ -1,7 +1,7 @@
 """RIDE: routing diverse distribution-aware experts (Wang et al., ICLR 2021), as released.
 
-Several experts score each image: `expert_logits` is float [B, E, C], scaled cosines. They share images and labels and are
-pushed apart; routers then learn how many of them an image needs.
+Several experts score each image: `expert_logits` is float [B, E, C]. Each learns the labels (under LDAM, see `classifier`),
+and they are pushed apart; routers then learn how many of them an image needs.
 """
 
 from __future__ import annotations
@@ -11,25 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import full_precision
-from .softmax import ldam
-
-
-@full_precision
-def expert_ldam(
-    expert_logits: Tensor,
-    labels: Tensor,
-    class_counts: Tensor,
-    max_margin: float = 0.5,
-    scale: float = 30.0,
-    class_weights: Tensor | None = None,
-) -> Tensor:
-    """LDAM of every expert on its own, summed over experts.
-
-    `labels`: int64 [B]. `scale`: what the logits' cosines were multiplied by. The rest as in `softmax.ldam`.
-    """
-    experts = expert_logits.shape[1]
-    cosines = expert_logits.flatten(0, 1) / scale
-    return experts * ldam(cosines, labels.repeat_interleave(experts), class_counts, max_margin, scale, class_weights)
 
 
 def class_temperatures(class_counts: Tensor, share: float) -> Tensor:
@@ -100,7 +81,8 @@ def routing_loss(router_logits: Tensor, expert_logits: Tensor, labels: Tensor, p
 
 def experts_used(router_logits: Tensor) -> Tensor:
     """How many experts each image is seen by: int64 [B], from router logits [B, E - 1]. Who stopped never goes on."""
-    return 1 + (router_logits > 0).long().cumprod(1).sum(1)
+    stopped = (router_logits <= 0).cumsum(1)
+    return 1 + (stopped == 0).sum(1)
 
 
 def mean_of_first(expert_logits: Tensor, used: Tensor) -> Tensor:

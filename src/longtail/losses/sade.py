@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import full_precision
-from .softmax import logit_adjusted_cross_entropy
 
 
 def inverse_prior(class_counts: Tensor) -> Tensor:
@@ -26,22 +25,13 @@ def inverse_prior(class_counts: Tensor) -> Tensor:
     return torch.empty_like(prior).scatter_(0, order, ascending.flip(0))
 
 
-@full_precision
-def skill_diverse(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, tau: float = 2.0) -> Tensor:
-    """The three experts' cross-entropies, float32 [3]: plain, on logits + log prior, and on logits + log prior - `tau` log
-    inverse prior.
+def skill_shifts(class_counts: Tensor, tau: float = 2.0) -> Tensor:
+    """What is added to the three experts' logits before their cross-entropies, float32 [3, C].
 
-    `expert_logits`: float [B, 3, C]. `labels`: int64 [B]. `class_counts`: [C].
+    Nothing; the log prior; and the log prior less `tau` times the log of the inverse prior. `class_counts`: [C].
     """
-    forward, uniform, backward = expert_logits.unbind(1)
-    backward = backward - tau * inverse_prior(class_counts).log()
-    return torch.stack(
-        [
-            F.cross_entropy(forward, labels),
-            logit_adjusted_cross_entropy(uniform, labels, class_counts),
-            logit_adjusted_cross_entropy(backward, labels, class_counts),
-        ]
-    )
+    prior = (class_counts.float() / class_counts.sum()).log()
+    return torch.stack([torch.zeros_like(prior), prior, prior - tau * inverse_prior(class_counts).log()])
 
 
 def aggregate(expert_logits: Tensor, shares: Tensor) -> Tensor:

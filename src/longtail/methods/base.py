@@ -113,6 +113,11 @@ class Method(nn.Module):
     waits: ClassVar[str | None] = None
     # What of `losses` is left once its random numbers are drawn: tensors in, named terms out. Compiled with the backbone.
     terms: Callable[..., dict[str, Tensor]] | None = None
+    # Of methods with several experts: images -> the logits of each [B, E, C], and how many of them answer for each image [B]
+    # (None: all), for what is measured of them one by one.
+    expert_answers: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
+    # Images -> logits [B, C] of the run that `teacher_run` names, without gradients. There in training only.
+    teacher: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, backbone: Backbone, classes: Classes, options: Any) -> None:
         super().__init__()
@@ -130,6 +135,12 @@ class Method(nn.Module):
     def check(cls, options: Any, classes: Classes, batch_size: int) -> None:
         """Raise `UsageError` for what cannot be done with these classes, or so many images a step on all processes
         together. Called before any image is decoded."""
+
+    @classmethod
+    def teacher_run(cls, options: Any) -> str | None:
+        """The folder of the finished run whose network teaches with these options: the engine checks that its classes are
+        this run's, and sets `teacher`."""
+        return None
 
     def losses(self, batch: Batches, clock: Clock) -> dict[str, Tensor]:
         """Named scalar terms, already weighted: the engine minimises their sum and logs each."""

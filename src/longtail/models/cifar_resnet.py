@@ -34,14 +34,15 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(dim_out, dim_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(dim_out)
         self.stride = stride
-        self.new_channels = (dim_out - dim_in) // 2
+        self.before = (dim_out - dim_in) // 2
+        self.after = dim_out - dim_in - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        if self.new_channels:
+        if self.stride > 1 or self.after:
             # F.pad keeps channels-last, which a concatenation with a fresh tensor of zeros need not.
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new_channels, self.new_channels))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
         return F.relu(y.add_(x), inplace=True)
 
 

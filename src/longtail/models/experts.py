@@ -6,6 +6,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
+from .backbone import Backbone
+
+
+def split_experts(backbone: Backbone, experts: int, width: float = 0.75, own_stages: int = 2) -> list[Backbone]:
+    """Take the last `own_stages` stages off `backbone`, and build them anew for each expert at `width` times the channels.
+
+    What is left of `backbone` gives maps, unpooled; each expert takes them to features [B, D]. Raises `UsageError` where the
+    backbone has not so many stages, or cannot be built at that width.
+    """
+    shared = len(backbone.stages) - own_stages
+    if shared < 1:
+        raise UsageError(
+            f"Experts that share their early stages need a network of {own_stages + 1} stages or more; this one has "
+            f"{len(backbone.stages)}. Use a ResNet, such as resnet32 or resnet50."
+        )
+    trunks = [backbone.twin(shared, width) for _ in range(experts)]
+    backbone.stages = backbone.stages[:shared]
+    backbone.pool = nn.Identity()
+    return trunks
+
 
 class Routers(nn.Module):
     """One for each expert but the last: does an image need the next one too?

@@ -6,6 +6,7 @@ import copy
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import LongtailError, UsageError, unknown_name
@@ -20,7 +21,6 @@ _CHAINS = {
     "ConvNeXt": ("stem", "stages.*", "norm_pre"),
     "EfficientNet": ("conv_stem bn1", "blocks.*", "conv_head bn2"),
 }
-_RESNET_CHANNELS = (64, 128, 256, 512)  # of stages 1 to 4, before a bottleneck multiplies them
 
 
 def timm_backbone(
@@ -47,7 +47,11 @@ def timm_backbone(
     if share != 1:
         if not timm.models.is_model_in_modules(name, ("resnet",)):
             raise UsageError(f"timm's {name} cannot be built at another width: use a ResNet, such as resnet50.")
-        options["channels"] = tuple(round(share * n) if i >= start else n for i, n in enumerate(_RESNET_CHANNELS, 1))
+        with torch.device("meta"):
+            whole: Any = timm.create_model(name, num_classes=0, **options)
+        # Of stages 1 to 4, before a bottleneck multiplies them.
+        channels = [info["num_chs"] // whole.layer1[0].expansion for info in whole.feature_info[1:]]
+        options["channels"] = tuple(round(share * n) if i >= start else n for i, n in enumerate(channels, 1))
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options)
     except (OSError, RuntimeError) as error:

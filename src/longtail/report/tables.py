@@ -37,6 +37,27 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def experts_table(result: Mapping[str, Any]) -> Table:
+    """The answer of a method with several experts beside each expert alone and, where asked for, their aggregate."""
+    columns = {"answer": result["metrics"]}
+    columns |= {f"expert {i}": metrics for i, metrics in enumerate(result["experts"]["alone"], 1)}
+    captions = []
+    if (used := result["experts"]["used"]) is not None:
+        shares = ", ".join(f"{i}: {100 * share:.1f} %" for i, share in enumerate(used, 1))
+        captions.append(f"experts used, by share of the images: {shares}")
+    if (aggregated := result.get("aggregated")) is not None:
+        columns["aggregate (transductive)"] = aggregated["metrics"]
+        weights = ", ".join(f"{share:.2f}" for share in aggregated["shares"])
+        captions.append(f"weights learned from these images, without labels: {weights}")
+    table = Table(title="experts, in %", title_justify="left", caption="\n".join(captions), caption_justify="left")
+    table.add_column("measure")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name in ("top1", *SHOTS, "ece"):
+        table.add_row(name, *(percent(metrics[name]) for metrics in columns.values()))
+    return table
+
+
 def class_table(
     names: Iterable[str], counts: Iterable[int], accuracies: Iterable[float | None], limit: int = 30
 ) -> Table:

@@ -1,0 +1,71 @@
+"""The finished run that a method learns from beside the labels: see `Method.teacher_run`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..errors import UsageError
+from ..methods import method_class
+from .deploy import load
+from .prepare import Loaders, Subset, method_options
+from .run import Run
+from .setup import set_precision
+
+logger = logging.getLogger("longtail")
+
+
+def check_teacher(config: Config, subset: Subset) -> None:
+    """Raise `UsageError` where the run names a teacher that cannot teach the classes of `subset`."""
+    if (path := _teacher_run(config)) is None:
+        return
+    teacher = load(path)
+    teacher.check_classifies()
+    if teacher.classes != subset.classes.names:
+        theirs, ours = (f"{len(n)} ({', '.join(n[:3])}, ...)" for n in (teacher.classes, subset.classes.names))
+        raise UsageError(
+            f"The teacher in {path} has other classes than this run, or has them in another order: {theirs}, not {ours}. "
+            "Name a run on the same classes."
+        )
+    facts = Run.open(path).environment_file
+    if facts.exists() and json.loads(facts.read_text())["data"]["subset_hash"] != subset.description["subset_hash"]:
+        logger.warning(
+            "the teacher in %s learned from other images: some that are held out here may be among them", path
+        )
+
+
+def load_teacher(config: Config, loaders: Loaders, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """A function from this run's images to the logits of its teacher, in evaluation mode and without gradients.
+
+    None where it names none. Raises `UsageError` where the teacher's images were of another size or colour.
+    """
+    if (path := _teacher_run(config)) is None:
+        return None
+    teacher = load(path, device)
+    ours, theirs = loaders.preprocessing, teacher.description.preprocessing
+    if (theirs.image_size, theirs.channels) != (ours.image_size, ours.channels):
+        kinds = [f"{'grey' if p.channels == 1 else 'RGB'} images of {p.image_size} pixels" for p in (theirs, ours)]
+        raise UsageError(f"The teacher in {path} learned from {kinds[0]}, and this run from {kinds[1]}: use the same.")
+    set_precision(teacher.method, config.train, device)
+
+    def per_channel(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=device).view(-1, 1, 1)
+
+    same = (ours.mean, ours.std) == (theirs.mean, theirs.std)
+    factor = per_channel(ours.std) / per_channel(theirs.std)
+    shift = (per_channel(ours.mean) - per_channel(theirs.mean)) / per_channel(theirs.std)
+
+    @torch.no_grad()
+    def teach(images: Tensor) -> Tensor:
+        return teacher.method.logits(images if same else images * factor + shift)
+
+    return teach
+
+
+def _teacher_run(config: Config) -> str | None:
+    return method_class(config.method).teacher_run(method_options(config))
