@@ -86,9 +86,9 @@ class TrainConfig(Section):
         None, ge=0, description="share of lr in the first epoch (default: equal steps that end at warmup_to)"
     )
     warmup_to: float = Field(1.0, gt=0, description="share of lr in the last epoch of warm-up")
-    schedule_shift: int = Field(
-        0,
-        description="epochs by which the fall runs ahead (schedulers stepped first: 1), or all of it comes later (-1)",
+    schedule_late: int = Field(0, ge=0, description="epochs at the full rate before the schedule begins")
+    schedule_ahead: int = Field(
+        0, ge=0, description="epochs by which the fall runs ahead (1 where the scheduler is stepped before the epoch)"
     )
     cosine_longer: int = Field(0, ge=0, description="epochs that the cosine still lacks to 0 at the end")
     last_batch: Literal["fill", "keep", "drop"] = Field(

@@ -164,6 +164,25 @@ def test_jitter_changes_only_the_chosen_and_stays_in_range():
     assert changed.item() == pytest.approx(0.5, abs=0.06)
 
 
+def test_reflected_padding_is_that_of_torch():
+    images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
+    result = Augment("crop:3:reflect", 8, [0.0] * 3, [1 / 255] * 3)(images, torch.Generator().manual_seed(0)).round()
+    padded = torch.nn.functional.pad(images.float(), (3,) * 4, mode="reflect")
+    windows = padded.unfold(2, 8, 1).unfold(3, 8, 1).flatten(2, 3)  # [40, 3, 49, 8, 8]
+    found = (windows == result[:, :, None]).flatten(3).all(3).all(1)  # of each image, the windows that it may be
+    assert (found.sum(1) == 1).all()
+    assert found.float().argmax(1).unique().numel() > 20
+
+
+def test_black_cutout_is_black_before_normalisation():
+    images = torch.full((50, 3, 16, 16), 200, dtype=torch.uint8)
+    result = Augment("cutout:8:black", 16, [0.5] * 3, [0.25] * 3)(images, torch.Generator().manual_seed(0))
+    hidden = result == -2.0  # (0 - 0.5) / 0.25
+    assert ((result - (200 / 255 - 0.5) / 0.25).abs() < 1e-5).logical_xor(hidden).all()
+    assert 16 <= hidden[:, 0].sum((1, 2)).min()
+    assert hidden[:, 0].sum((1, 2)).max() == 64
+
+
 def test_cutout_comes_after_normalisation():
     result = run("cutout:16", copies(50))
     hidden = (result == 0).all(1).flatten(1).sum(1)
@@ -181,10 +200,11 @@ def test_policies_adapt_to_the_size():
     [
         ("crop:4,flop", "Unknown augmentation 'flop'. Did you mean 'flip'"),
         ("simaug", "Did you mean 'simaugment'"),
-        ("crop", "'crop' in 'crop' has 0 arguments; expected crop:padding"),
+        ("crop", "'crop' in 'crop' has 0 arguments; expected crop:padding:\\[fill\\]"),
         ("flip:0.5:2", r"has 2 arguments; expected flip:\[prob\]"),
         ("crop:x", "padding is 'x', expected int"),
         ("crop:-1", "padding is -1; expected 0 to 1,000,000"),
+        ("crop:4:white", "Unknown fill in augmentation 'crop:4:white' 'white'. Known: black, reflect"),
         ("crop:33", "33 pixels are more than an image of 32 x 32 has"),
         ("blur:1:0.1:33", "33 pixels are more than an image of 32 x 32 has"),
         ("blur:1:nan", "low is nan; expected 0 to 1,000,000"),

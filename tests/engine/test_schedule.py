@@ -121,11 +121,11 @@ PUBLISHED = {
     "risda_cifar_200_epochs": DROPS | {"milestones": (159 / 200, 179 / 200)},
     "mixup_cifar_200_epochs": {"schedule": "step", "milestones": (0.8, 0.9), "warmup_epochs": 5},
     "mixup_cifar_400_epochs": DROPS | WARM_FROM_A_THIRD | {"milestones": (319 / 400, 359 / 400)},
-    "balanced_softmax_cifar100_if200_685_epochs": {"warmup_epochs": 43, "warmup_from": 0.5, "schedule_shift": 1},
-    "crt_imagenet_10_epochs": {"lr": 0.2, "schedule_shift": 1},
-    "lws_imagenet_5_epochs": {"lr": 0.2, "schedule_shift": 1},
-    "weight_balancing_stage1_320_epochs": {"lr": 0.01, "schedule_shift": 1},
-    "weight_balancing_stage2_10_epochs": {"lr": 0.01, "schedule_shift": 1},
+    "balanced_softmax_cifar100_if200_685_epochs": {"warmup_epochs": 43, "warmup_from": 0.5, "schedule_ahead": 1},
+    "crt_imagenet_10_epochs": {"lr": 0.2, "schedule_ahead": 1},
+    "lws_imagenet_5_epochs": {"lr": 0.2, "schedule_ahead": 1},
+    "weight_balancing_stage1_320_epochs": {"lr": 0.01, "schedule_ahead": 1},
+    "weight_balancing_stage2_10_epochs": {"lr": 0.01, "schedule_ahead": 1},
 }
 
 
@@ -155,8 +155,9 @@ def test_the_published_schedule_that_moves_each_step(published):
 
 def test_a_cosine_that_never_arrives_and_one_that_starts_late():
     """BCL's has one more epoch to go at its end; GLMC's on ImageNet-LT begins an epoch after the training, at the full rate."""
-    bcl = TrainConfig(epochs=5, lr=0.15, warmup_epochs=2, schedule_shift=1, cosine_longer=1)
+    bcl = TrainConfig(epochs=5, lr=0.15, warmup_epochs=2, schedule_ahead=1, cosine_longer=1)
     expected = [0.075, 0.15] + [0.15 * (1 + math.cos(math.pi * (e - 1) / 4)) / 2 for e in (2, 3, 4)]
     assert [learning_rate(bcl, e, 0, 1) for e in range(5)] == pytest.approx(expected)
-    late = TrainConfig(epochs=6, lr=0.1, warmup_epochs=2, schedule_shift=-1)
-    assert [learning_rate(late, e, 0, 1) for e in range(3)] == pytest.approx([0.1, 0.05, 0.1])
+    late = TrainConfig(epochs=6, lr=0.1, warmup_epochs=2, schedule_late=1, schedule_ahead=1, cosine_longer=1)
+    expected = [0.1, 0.05, 0.1] + [0.1 * (1 + math.cos(math.pi * (e - 2) / 5)) / 2 for e in (3, 4, 5)]
+    assert [learning_rate(late, e, 0, 1) for e in range(6)] == pytest.approx(expected)

@@ -29,7 +29,7 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
             return {
                 key: torch.from_numpy(value.astype(np.float32 if value.dtype.kind == "f" else np.int64))
                 for key, value in arrays.items()
-                if value.dtype.kind in "fiu"
+                if value.dtype.kind in "fiub"
             }
 
     return load

@@ -18,7 +18,7 @@ def test_class_mask_is_the_batch_filled_up_at_random() -> None:
     drawn = torch.zeros(20)
     generator = torch.Generator().manual_seed(0)
     for _ in range(600):
-        mask = draw_class_mask(labels, 0.4, torch.rand(20, generator=generator))
+        mask = draw_class_mask(labels, 0.4, torch.rand(2, 20, generator=generator))
         assert mask.sum() == 8
         assert mask[labels].all()
         drawn += mask
@@ -31,7 +31,23 @@ def test_class_mask_is_the_batch_filled_up_at_random() -> None:
 @pytest.mark.parametrize("r", [0.0, 0.1, 0.2])
 def test_class_mask_keeps_every_class_of_the_batch(r: float) -> None:
     labels = torch.tensor([4, 1, 3, 1])
-    assert draw_class_mask(labels, r, torch.rand(10)).nonzero().flatten().tolist() == [1, 3, 4]
+    assert draw_class_mask(labels, r, torch.rand(2, 10)).nonzero().flatten().tolist() == [1, 3, 4]
+
+
+def test_released_class_mask_leaves_classes_of_the_batch_out() -> None:
+    """As the released lines do it: a permutation of the classes, 0 for those in the batch, the floor(r C) smallest kept."""
+    labels, present = torch.tensor([0, 1, 2, 3, 4, 5, 0]), 6
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.stack(
+        [draw_class_mask(labels, 0.4, torch.rand(2, 10, generator=generator), "released") for _ in range(2000)]
+    )
+    assert (masks.sum(1) == 4).all()
+    drawn = masks.double().mean(0)
+    # A class of the batch is among seven candidates where a class outside drew 0 (4 times in 10), else among six; the
+    # class that drew 0 is one of the seven.
+    expected_present = 0.4 * 4 / 7 + 0.6 * 4 / 6
+    torch.testing.assert_close(drawn[:present], torch.full((6,), expected_present).double(), atol=0.06, rtol=0)
+    torch.testing.assert_close(drawn[present:], torch.full((4,), 0.1 * 4 / 7).double(), atol=0.03, rtol=0)
 
 
 def test_memory_keeps_the_last_sample_of_each_class() -> None:

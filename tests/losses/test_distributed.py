@@ -37,7 +37,7 @@ def run_state() -> dict[str, Tensor]:
     memory, seen, masks = torch.zeros(C, D), torch.zeros(C, dtype=torch.bool), []
     for _ in range(3):
         labels, features = torch.randint(C - 1, (B,), generator=draw), torch.randn(B, D, generator=draw)
-        masks.append(draw_class_mask(part_of(labels, "b"), 0.8, torch.rand(C, generator=draw)))
+        masks.append(draw_class_mask(part_of(labels, "b"), 0.8, torch.rand(2, C, generator=draw)))
         update_class_memory(memory, seen, part_of(features, "bd"), part_of(labels, "b"))
     return {"memory": memory, "seen": seen, "masks": torch.stack(masks)}
 

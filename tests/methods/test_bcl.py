@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from method_cases import COUNTS, B, Case
 
 CASE = Case("bcl", options={"ce_weight": 2.0, "contrast_weight": 0.6})
+CONTRASTED = Case("bcl", options={**CASE.options, "projected": "contrasted"})
 
 
 def test_first_view_is_classified_and_the_others_contrasted_in_one_pass() -> None:
@@ -25,7 +26,13 @@ def test_first_view_is_classified_and_the_others_contrasted_in_one_pass() -> Non
         name: [bool(grad.abs().max() > 0) for grad in torch.autograd.grad(value, views, retain_graph=True)]
         for name, value in terms.items()
     }
-    assert moved == {"ce": [True, False, False], "contrastive": [False, True, True]}
+    assert moved["ce"] == [True, False, False]
+    # As released, the classified view is in the projector's batch statistics, and in nothing else of the contrast.
+    assert moved["contrastive"] == [True, True, True]
+    method = CONTRASTED.build_plain()
+    loss = method.losses(batch, CONTRASTED.clock(0))["contrastive"]
+    gradients = torch.autograd.grad(loss, views)
+    assert [bool(grad.abs().max() > 0) for grad in gradients] == [False, True, True]
 
 
 def test_classification_is_cross_entropy_with_the_class_prior() -> None:
@@ -57,8 +64,8 @@ def test_contrastive_term_is_that_of_plain_loops() -> None:
     main = batch["main"]
     value = method.losses(batch, CASE.clock(0))["contrastive"]
 
-    features = method.backbone(torch.cat(main.views[1:]))
-    points = [*F.normalize(method.projector(features)), *F.normalize(method.centre_projector(method.classifier.weight))]
+    projected = method.projector(method.backbone(torch.cat(main.views)))[B:]  # batch norm sees the classified view too
+    points = [*F.normalize(projected), *F.normalize(method.centre_projector(method.classifier.weight))]
     labels = [*main.labels.tolist(), *main.labels.tolist(), *range(len(COUNTS))]
     total = torch.zeros((), dtype=torch.float64)
     for i in range(2 * B):

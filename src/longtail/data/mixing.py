@@ -50,6 +50,12 @@ def draw_cutmix_box(
     return cutmix_box(lam, height, width, (row, column), rounding)
 
 
+def draw_mix(height: int, width: int, generator: torch.Generator) -> tuple[float, Box]:
+    """Lambda from Beta(1, 1), and the CutMix box that goes with it, as GLMC draws them for a step."""
+    lam = float(torch.rand((), generator=generator))
+    return lam, draw_cutmix_box(lam, height, width, generator)
+
+
 def area_left(box: Box, height: int, width: int) -> float:
     """The share of the image that lies outside of `box`: lambda again, after clipping and rounding."""
     lo2, lo3, hi2, hi3 = box

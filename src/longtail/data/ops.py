@@ -92,12 +92,19 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
-    """The windows [B, C, size, size] whose upper left corners are at int64 `top`, `left`."""
-    batch, channels, _, width = images.shape
-    corner = send(top * width + left, images.device)
+    """The windows [B, C, size, size] whose upper left corners are at int64 `top`, `left`. What lies outside of an image, by
+    less than its size, is what it holds as far inside: mirrored at the border pixel."""
+    batch, channels, height, width = images.shape
     pixel = torch.arange(size, device=images.device)
-    window = (corner[:, None, None] + pixel[:, None] * width + pixel).view(batch, 1, -1)
+    rows = _mirrored(send(top, images.device)[:, None] + pixel, height)
+    columns = _mirrored(send(left, images.device)[:, None] + pixel, width)
+    window = (rows[:, :, None] * width + columns[:, None]).view(batch, 1, -1)
     return images.flatten(2).gather(2, window.expand(-1, channels, -1)).view(batch, channels, size, size)
+
+
+def _mirrored(index: Tensor, size: int) -> Tensor:
+    last = size - 1
+    return last - (last - index.abs()).abs()
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
@@ -253,7 +260,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, reach: int) -> Tensor:
 
 
 def cutout(images: Tensor, centres: Tensor, length: int) -> Tensor:
-    """Float images with a `length` x `length` square around int64 `centres` [B, 2] (row, column), clipped, set to 0."""
+    """Images with a `length` x `length` square around int64 `centres` [B, 2] (row, column), clipped, set to 0."""
     row, column = send(centres, images.device).T[..., None, None]
     y = torch.arange(images.shape[2], device=images.device)[:, None]
     x = torch.arange(images.shape[3], device=images.device)

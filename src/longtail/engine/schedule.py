@@ -15,17 +15,17 @@ def learning_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> floa
     """The learning rate at `step` of `steps` in `epoch` (all from 0).
 
     Warm-up is linear, from `warmup_from` in the first epoch (or step) to `warmup_to` in the last, by default ending at
-    `lr`; the cosine then falls to 0 at the end of the run, per epoch or per step. `schedule_shift` above 0 lets the fall
-    run ahead of the epochs; below 0 all of the schedule comes later, after epochs at the full rate. `cosine_longer` adds
-    epochs that the cosine would still need to arrive at 0.
+    `lr`; the cosine then falls to 0 at the end of the run, per epoch or per step. All of it begins after `schedule_late`
+    epochs at the full rate; the fall runs `schedule_ahead` epochs ahead; `cosine_longer` adds epochs that the cosine would
+    still need to arrive at 0.
     """
     now = epoch + step / steps if train.schedule_per == "step" else float(epoch)
-    now += min(train.schedule_shift, 0)
+    now -= train.schedule_late
     if now < 0:
         return train.lr
     if now < train.warmup_epochs:
         return train.lr * _warmup(train, now, 1 / steps if train.schedule_per == "step" else 1.0)
-    now += max(train.schedule_shift, 0)
+    now += train.schedule_ahead
     if train.schedule == "cosine":
         length = train.epochs - train.warmup_epochs + train.cosine_longer
         return train.lr * (1 + math.cos(math.pi * min((now - train.warmup_epochs) / length, 1.0))) / 2

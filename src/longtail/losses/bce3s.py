@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +14,31 @@ from .bce import bce
 from .distributed import all_gather_with_grad
 from .precision import full_precision
 
+Subset = Literal["present", "released"]
 BLOCK = 2**26  # cosines at a time: 256 MB
 
 
 @torch.no_grad()
-def draw_class_mask(labels: Tensor, r: float, scores: Tensor) -> Tensor:
+def draw_class_mask(labels: Tensor, r: float, scores: Tensor, subset: Subset = "present") -> Tensor:
     """The classes that take part in a step: those in the batch, and random others up to floor(r C) in all.
 
-    `labels`: int64 [B]. `scores`: float [C], uniform in [0, 1), the same on every process. Returns bool [C], the same
-    on every process: the batch is that of all of them. Where it has more than floor(r C) classes, they are the subset.
+    `labels`: int64 [B]. `scores`: float [2, C], uniform in [0, 1), the same on every process. Returns bool [C], the same
+    on every process: the batch is that of all of them. Where it has more than floor(r C) classes, they are the subset
+    ("present"), or floor(r C) of them at random, so that images of the others have no positive term ("released").
+
+    The released code also gives one random class that is not in the batch the rank of those that are.
     """
     everyone = all_gather_with_grad(labels)
-    first_present = scores.index_fill(0, everyone, 2.0)
-    drawn = first_present.topk(int(r * len(scores))).indices
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    return mask.index_fill_(0, drawn, True).index_fill_(0, everyone, True)
+    order, ties = scores
+    if subset == "released":
+        ranks = order.argsort().argsort().to(scores).index_fill(0, everyone, 0.0)
+        return torch.zeros_like(ties, dtype=torch.bool).index_fill_(0, _smallest(ranks + ties, r), True)
+    drawn = _smallest(order.index_fill(0, everyone, -1.0), r)
+    return torch.zeros_like(order, dtype=torch.bool).index_fill_(0, drawn, True).index_fill_(0, everyone, True)
+
+
+def _smallest(values: Tensor, share: float) -> Tensor:
+    return values.topk(int(share * len(values)), largest=False).indices
 
 
 @torch.no_grad()

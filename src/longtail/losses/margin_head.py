@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .distributed import all_gather_with_grad, part, world
 from .margin import AngularGradient, Variant, lower, sigmoid_rows, softmax_rows, unit
-from .prototypes import Gate, update_prototypes
+from .prototypes import Gate, Repeats, update_prototypes
 
+Start = Literal["unit", "normal"]
 _BLOCK = 65_536  # identities initialised at a time
 _NO_NEGATIVE = -1e9  # the logit of what is not a negative: its exponential is 0
 
@@ -21,21 +23,25 @@ class Epl:
     """Options of empirical prototype learning.
 
     `k`: the adaptive margin is k cos(x, P_y). `start_epoch`: the epoch, counted from 1, from which the prototypes are
-    part of the loss; they follow their samples from the start. `gate`: see `update_prototypes`.
+    part of the loss; they follow their samples from the start. `gate`, `repeats`: see `update_prototypes`. `start`:
+    random prototypes of length 1, or "normal" as released: of length about sqrt(D) until their first sample, which they
+    then outweigh.
     """
 
     k: float = 0.7
     start_epoch: int = 4
     gate: Gate = "softsign"
+    repeats: Repeats = "each"
+    start: Start = "unit"
 
 
-def _unit_rows(count: int, dim: int, first: int, last: int) -> Tensor:
-    """Rows first..last-1 of `count` random unit vectors, the same whichever rows are asked for."""
+def _normal_rows(count: int, dim: int, first: int, last: int) -> Tensor:
+    """Rows first..last-1 of `count` random normal vectors, the same whichever rows are asked for."""
     blocks = []
     for start in range(0, count, _BLOCK):
         block = torch.randn(min(_BLOCK, count - start), dim)
         blocks.append(block[max(first - start, 0) : max(last - start, 0)].clone())
-    return unit(torch.cat(blocks))
+    return torch.cat(blocks)
 
 
 class MarginHead(nn.Module):
@@ -77,8 +83,11 @@ class MarginHead(nn.Module):
                 f"{sample:g} of {identities} identities are too few for {self.world} processes: expected 64 each"
             )
         self.first, self.last = part(identities)
-        self.weight = nn.Parameter(_unit_rows(identities, dim, self.first, self.last))
-        prototypes = _unit_rows(identities, dim, self.first, self.last) if epl else None
+        self.weight = nn.Parameter(unit(_normal_rows(identities, dim, self.first, self.last)))
+        prototypes = None
+        if epl:
+            prototypes = _normal_rows(identities, dim, self.first, self.last)
+            prototypes = unit(prototypes) if epl.start == "unit" else prototypes
         self.register_buffer("prototypes", prototypes)
         self.bias = nn.Parameter(torch.tensor([math.log(10 * identities)])) if variant == "uniface" else None
 
@@ -105,7 +114,7 @@ class MarginHead(nn.Module):
         weight, prototypes = self.weight, self.prototypes
         if self.epl and prototypes is not None and self.training:
             mine = slice(None) if self.world == 1 else owned
-            update_prototypes(prototypes, x.detach()[mine], columns[mine], self.epl.gate)
+            update_prototypes(prototypes, x.detach()[mine], columns[mine], self.epl.gate, self.epl.repeats)
         if self.epl is None or epoch + 1 < self.epl.start_epoch:
             prototypes = None
         if self.sample < 1:
@@ -120,6 +129,8 @@ class MarginHead(nn.Module):
         rows = self._rows(x, weight, columns, owned, adaptive=0.0, margin=self.margin)
         if self.epl is None or prototypes is None:
             return rows
+        if self.epl.start == "normal":  # those without a sample yet are no unit vectors
+            prototypes = unit(prototypes)
         margin = 0.0 if self.variant == "cosface" else self.margin
         return torch.cat([rows, self._rows(x, prototypes, columns, owned, self.epl.k, margin)])
 

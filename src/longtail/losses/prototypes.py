@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .margin import unit
 
 Gate = Literal["softsign", "sigmoid"]
+Repeats = Literal["each", "last"]
 _GATES = {"softsign": F.softsign, "sigmoid": torch.sigmoid}
 
 
@@ -24,15 +25,26 @@ def _turns(labels: Tensor) -> tuple[Tensor, ...]:
     return order[turn.argsort(stable=True)].split(turn.bincount().tolist())
 
 
+def _last_of_each(labels: Tensor, classes: int) -> Tensor:
+    """For each sample the position, int64 [B], of the last one with its label."""
+    last = labels.new_zeros(classes)
+    last.scatter_reduce_(0, labels, torch.arange(len(labels), device=labels.device), "amax")
+    return last[labels]
+
+
 @torch.no_grad()
-def update_prototypes(prototypes: Tensor, embeddings: Tensor, labels: Tensor, gate: Gate = "softsign") -> None:
+def update_prototypes(
+    prototypes: Tensor, embeddings: Tensor, labels: Tensor, gate: Gate = "softsign", repeats: Repeats = "each"
+) -> None:
     """Move prototypes [C, D] towards their samples, in place: P_y <- normalise(a P_y + (1 - a) x).
 
-    `embeddings` [B, D] are unit vectors, `labels` int64 [B] in 0..C-1, and a = gate(cos(x, P_y)): "softsign" as
-    released, "sigmoid" as in the paper. An identity with several samples is updated once for each, in batch order (the
-    released code keeps only the last). A zero embedding moves nothing.
+    `embeddings` [B, D] are unit vectors, `labels` int64 [B] in 0..C-1, and a = gate(x . P_y): "softsign" as released,
+    "sigmoid" as in the paper. An identity with several samples is updated once for "each", in batch order, or by the
+    "last" alone, as released. A zero embedding moves nothing.
     """
-    for turn in _turns(labels):
+    if repeats == "last":
+        embeddings = embeddings[_last_of_each(labels, len(prototypes))]  # samples of one label all write the same
+    for turn in _turns(labels) if repeats == "each" else (slice(None),):
         rows, x = labels[turn], embeddings[turn]
         old = prototypes[rows]
         a = _GATES[gate]((x * old).sum(1, keepdim=True))

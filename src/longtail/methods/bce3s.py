@@ -12,19 +12,19 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..classes import Classes
-from ..data.mixing import cutmix, draw_cutmix_box, mixup
+from ..data.mixing import cutmix, draw_mix, mixup
 from ..data.ops import send
 from ..losses.bce import bce
-from ..losses.bce3s import draw_class_mask, prototype_loss, uniform_loss, update_class_memory
+from ..losses.bce3s import Subset, draw_class_mask, prototype_loss, uniform_loss, update_class_memory
 from ..losses.class_balanced import class_balanced_bce, effective_number_weights
 from ..losses.softmax import cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import UnitRowClassifier, mlp
 from .base import Batch, Clock, Options, Stage, Stream
-from .second_stage import TwoStageMethod
+from .second_stage import FrozenBatchNorm, TwoStageMethod
 
 Form = Literal["bce", "ce", "off"]
 LOSSES: dict[str, Callable[..., Tensor]] = {"bce": bce, "ce": cross_entropy}
@@ -39,12 +39,19 @@ class BCE3SOptions(Options):
     uniform_weight: float = Field(1.0, description="weight of the uniform term")
     negative_weight: float = Field(1.0, description="weight of the joint term's negatives, l in the paper")
     subsample: float = Field(0.4, gt=0, le=1, description="share of classes in the unmixed joint term, r in the paper")
+    subset: Subset = Field("present", description="whether all classes of the batch are in that share, or as released")
     tau: float = Field(1.0, gt=0, description="temperature of the contrastive term")
     contrastive_from: int = Field(1, ge=0, description="epoch (from 0) at which the contrastive term starts")
     resample_weighting: float = Field(0.0, description="q of the second stream's sampler")
     finetune: Literal["none", "maxnorm"] = Field("none", description="add the second stage")
     finetune_epochs: int = Field(20, ge=1, description="epochs of the second stage")
     finetune_lr: float = Field(1e-4, gt=0, description="learning rate of the second stage")
+    frozen_batchnorm: FrozenBatchNorm = Field(
+        "eval", description="of the backbone in the second stage: train as released, or eval"
+    )
+    bias_start: Literal["zero", "uniform"] = Field(
+        "zero", description="the classifier's bias at the start: uniform within 1/sqrt(D) as released, or zero"
+    )
     beta: float = Field(0.9999, gt=0, lt=1, description="of the second stage's effective numbers")
     thresh: float = Field(0.1, ge=0, le=1, description="of MaxNorm, between the smallest and largest row norm")
 
@@ -69,6 +76,8 @@ class BCE3S(TwoStageMethod):
     def __init__(self, backbone: Backbone, classes: Classes, options: BCE3SOptions) -> None:
         super().__init__(backbone, classes, options)
         self.classifier = UnitRowClassifier(backbone.dim, len(classes))
+        if options.bias_start == "uniform":
+            nn.init.uniform_(self.classifier.bias, -(backbone.dim**-0.5), backbone.dim**-0.5)
         self.projector = mlp(backbone.dim, backbone.dim, 128, norm=False)
         # Started empty, where the released code starts from uninitialised numbers: unseen classes take no part.
         self.register_buffer("memory", torch.zeros(len(classes), 128))
@@ -85,15 +94,14 @@ class BCE3S(TwoStageMethod):
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
-        scores = send(torch.rand(len(self.classes), generator=clock.generator), main.labels.device)
-        mask = draw_class_mask(main.labels, self.hp.subsample, scores)
+        scores = send(torch.rand(2, len(self.classes), generator=clock.generator), main.labels.device)
+        mask = draw_class_mask(main.labels, self.hp.subsample, scores, self.hp.subset)
         if clock.stage == "maxnorm":
             logits = self.logits(main.views[0])
             weights = self.class_weights
             return {"class_balanced_bce": class_balanced_bce(logits, main.labels, weights, class_mask=mask)}
         images, others = main.views[0], batch["second"].views[0]
-        lam = float(torch.rand((), generator=clock.generator))  # Beta(1, 1)
-        box = draw_cutmix_box(lam, images.shape[2], images.shape[3], clock.generator)
+        lam, box = draw_mix(images.shape[2], images.shape[3], clock.generator)
         views = torch.cat([images, mixup(images, others, lam), cutmix(images, others, box)])
         labels = torch.stack([main.labels, batch["second"].labels], dim=1)
         shares = send(torch.tensor([lam, 1 - lam]), labels.device).expand(len(labels), 2)

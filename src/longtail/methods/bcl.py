@@ -7,6 +7,7 @@ the same and is there through a learned centre even when no image of it is in th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,10 @@ class BCLOptions(Options):
     contrast_augment: str = Field("simaugment", description="of the two contrasted views")
     ce_weight: float = Field(2.0, description="weight of the classification term")
     contrast_weight: float = Field(0.6, description="weight of the contrastive term")
+    projected: Literal["all", "contrasted"] = Field(
+        "all",
+        description="views that the projector's batch norm sees: all three as released, or the two contrasted ones",
+    )
     tau: float = Field(0.1, gt=0, description="temperature of the contrastive loss")
     hidden: int | None = Field(512, ge=1, description="width of the projectors' hidden layer (null: the feature width)")
     dim: int = Field(128, ge=1, description="width of the contrasted features")
@@ -61,9 +66,12 @@ class BCL(Method):
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main, hp = batch["main"], self.hp
-        classified, *contrasted = self.backbone(torch.cat(main.views)).chunk(3)
-        projected = F.normalize(self.projector(torch.cat(contrasted)))
-        views = torch.stack(projected.chunk(2), dim=1)
+        features = self.backbone(torch.cat(main.views))
+        classified = features.chunk(3)[0]
+        # As released, the projector's batch norm sees all three views.
+        first = 0 if hp.projected == "all" else len(classified)
+        projected = F.normalize(self.projector(features[first:]))
+        views = torch.stack(projected[-2 * len(classified) :].chunk(2), dim=1)
         centres = F.normalize(self.centre_projector(self.classifier.weight))
         return {
             "ce": hp.ce_weight * logit_adjusted_cross_entropy(self.classifier(classified), main.labels, self.counts),

@@ -18,8 +18,8 @@ from ..classes import Classes
 from ..errors import UsageError
 from ..losses.distributed import gather_rows
 from ..losses.margin import AngularGradient, Variant, unit
-from ..losses.margin_head import Epl, MarginHead
-from ..losses.prototypes import Gate
+from ..losses.margin_head import Epl, MarginHead, Start
+from ..losses.prototypes import Gate, Repeats
 from ..models.backbone import Backbone
 from ..models.iresnet import clamp_prelu_slopes
 from .base import Batch, Clock, Method, Options, Stage, Stream
@@ -41,6 +41,14 @@ class EPLOptions(MarginOptions):
     gate: Gate = Field(
         "softsign", description="how much of a prototype is kept: as released, or sigmoid as in the paper"
     )
+    repeats: Repeats = Field(
+        "each", description="samples of one identity in a batch: each counts, or the last as released"
+    )
+    prototypes_start: Start = Field("unit", description="of random prototypes: unit length, or normal as released")
+
+
+def _epl(options: EPLOptions) -> Epl:
+    return Epl(options.k, options.start_epoch, options.gate, options.repeats, options.prototypes_start)
 
 
 class Margin(Method):
@@ -67,7 +75,7 @@ class Margin(Method):
                 len(classes),
                 backbone.dim,
                 self.variant,
-                epl=Epl(options.k, options.start_epoch, options.gate) if isinstance(options, EPLOptions) else None,
+                epl=_epl(options) if isinstance(options, EPLOptions) else None,
                 margin=options.margin,
                 scale=options.scale,
                 angular_gradient=options.angular_gradient,
@@ -118,6 +126,7 @@ class EPL(Margin):
     """A margin method with empirical prototypes."""
 
     Options = EPLOptions
+    variants = ({"repeats": "last", "prototypes_start": "normal", "start_epoch": 1},)
     waits = "how often each identity is in the batch is read on the host, to move its prototype as often"
 
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..classes import Classes
-from ..data.mixing import class_weights, cutmix, draw_cutmix_box, mixup, soft_target
+from ..data.mixing import class_weights, cutmix, draw_mix, mixup, soft_target
 from ..losses.class_balanced import effective_number_weights
 from ..losses.glmc import consistency, conventional_share, mixed_cross_entropy
 from ..losses.softmax import cross_entropy, logit_adjusted_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier
 from .base import Batch, Clock, Options, Stage, Stream
-from .second_stage import TwoStageMethod
+from .second_stage import FrozenBatchNorm, TwoStageMethod
 
 
 class GLMCOptions(Options):
@@ -35,6 +34,9 @@ class GLMCOptions(Options):
     finetune: Literal["none", "maxnorm", "balanced_softmax"] = Field("none", description="add a second stage")
     finetune_epochs: int = Field(10, ge=1, description="epochs of the second stage")
     finetune_lr: float = Field(1e-3, gt=0, description="learning rate of the second stage")
+    frozen_batchnorm: FrozenBatchNorm = Field(
+        "eval", description="of the backbone in the second stage: train as weight balancing released it, or eval"
+    )
     thresh: float = Field(0.1, ge=0, le=1, description="of MaxNorm, between the smallest and largest row norm")
 
 
@@ -70,10 +72,8 @@ class GLMC(TwoStageMethod):
         if clock.stage != "train":
             return self._finetune_loss(batch["main"])
         instance, inverse = batch["instance"], batch["inverse"]
-        drawn = float(torch.rand((), generator=clock.generator))  # Beta(1, 1)
-        lam = drawn if self.hp.mixture else 1.0
         height, width = instance.views[0].shape[2:]
-        box = draw_cutmix_box(lam, height, width, clock.generator)
+        lam, box = draw_mix(height, width, clock.generator) if self.hp.mixture else (1.0, (0, 0, 0, 0))
         # One after the other, as released: each mixture has its own batch-norm statistics.
         features_g = self.backbone(mixup(instance.views[0], inverse.views[0], lam))
         features_l = self.backbone(cutmix(instance.views[1], inverse.views[1], box))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ..losses.norm import maxnorm_radius, project_rows_
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier, UnitRowClassifier
 from .base import Clock, Method, Passes, Stage, Stream
+
+# Whether the batch norm of a frozen backbone goes on: statistics of each batch, and running ones that move.
+FrozenBatchNorm = Literal["train", "eval"]
 
 
 class TwoStageMethod(Method):
@@ -40,7 +43,9 @@ class TwoStageMethod(Method):
             "schedule": "cosine",
             "warmup_epochs": 0,
         }
-        return [Stage(hp.finetune, {"main": Stream((hp.augment,))}, trains=("classifier",), optim=optim)]
+        moving = ("backbone", "classifier") if hp.frozen_batchnorm == "train" else ("classifier",)
+        streams = {"main": Stream((hp.augment,))}
+        return [Stage(hp.finetune, streams, trains=("classifier",), train_mode=moving, optim=optim)]
 
     def before_stage(self, stage: Stage, images: Passes) -> None:
         if stage.name == "maxnorm":

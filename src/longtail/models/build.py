@@ -62,8 +62,7 @@ def _resnet34_cifar(in_channels: int, start: int = 0, share: float = 1.0) -> Bac
     if start:
         return backbone
     _, norm, activation, _ = backbone.stages[0].children()
-    stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)  # starts as PyTorch has it, as in the code of BCE3S
     backbone.stages[0] = nn.Sequential(stem, norm, activation)
     return backbone
 

@@ -61,7 +61,7 @@ class UnitRowClassifier(nn.Module):
 def mlp(dim_in: int, hidden: int, dim_out: int, norm: bool) -> nn.Sequential:
     """A projector: two linear layers with a ReLU between, and batch normalisation before the ReLU if `norm`."""
     middle = [nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
-    return nn.Sequential(nn.Linear(dim_in, hidden, bias=not norm), *middle, nn.Linear(hidden, dim_out))
+    return nn.Sequential(nn.Linear(dim_in, hidden), *middle, nn.Linear(hidden, dim_out))
 
 
 def _random_unit_rows(rows: int, dim: int) -> Tensor:

@@ -16,7 +16,7 @@ IRESNETS = {  # name: blocks in each of the four stages
     "iresnet34": (3, 4, 6, 3),
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
-    "iresnet200": (6, 26, 60, 6),
+    "iresnet200": (3, 33, 60, 3),
 }
 
 
