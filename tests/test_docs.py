@@ -246,6 +246,7 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
         "data.sources.open_source",
         "verify.verify",
         "report.run_report.write_report",
+        "report.comparison.compare",
     )
     for work in works:
         monkeypatch.setattr(f"longtail.{work}", stop)

@@ -26,14 +26,17 @@ function axis(own) {
 function draw(name, figure) {
   const place = document.getElementById("plot-" + name);
   if (!place) return;
-  const { xaxis, yaxis, square, ...others } = figure.layout;
+  let { xaxis, yaxis, square, ...rest } = figure.layout;
   if (square) place.style.height = Math.min(place.clientWidth, 720) + "px";
-  if (place.clientWidth < 500) figure = { ...figure, data: figure.data.map((trace) => ({ ...trace, showscale: false })) };
+  if (place.clientWidth < 500) {
+    figure = { ...figure, data: figure.data.map((trace) => ({ ...trace, showscale: false })) };
+    if (xaxis.ticktext && xaxis.ticktext.length > 12) xaxis = { ...xaxis, showticklabels: false };
+  }
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: "var(--text)", family: "system-ui, sans-serif", size: 12 },
     margin: { t: 30, r: 12, b: 44, l: 48 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, hovermode: "closest",
     hoverlabel: { bgcolor: "var(--card)", bordercolor: "var(--line)", font: { color: "var(--text)" }, align: "left" },
-    xaxis: axis(xaxis), yaxis: axis(yaxis), ...others,
+    xaxis: axis(xaxis), yaxis: axis(yaxis), ...rest,
   };
   const config = { displayModeBar: false, responsive: true };
   Plotly.react(place, colours(figure.data), colours(layout), config).then(() => place.setAttribute("data-drawn", ""));
