@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from benchmarks.report import made_up_run
 
-CHROMIUM = Path("/usr/bin/chromium")
 # What a folder may be called, and what must not happen then.
 ODD = (
     "<script>window.harm = 1</script>",
@@ -32,35 +30,29 @@ def odd_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def browser():
+def browser(chromium):
     """A context manager that opens a page in a headless browser and fails if it complains."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip("needs Chromium in /usr/bin: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
 
-        @contextmanager
-        def opened(
-            path,
-            width=1440,
-            scheme="light",
-            wait="[...document.querySelectorAll('.canvas')].every(c => c.dataset.drawn === '')",
-        ):
-            complaints = []
-            context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-            page = context.new_page()
-            page.on("console", lambda message: complaints.append(message.text) if message.type != "log" else None)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on(
-                "request",
-                lambda request: complaints.append(request.url) if request.url[:4] not in ("file", "data") else None,
-            )
-            page.goto(path.as_uri())
-            page.wait_for_function(wait)
-            yield page
-            context.close()
-            assert complaints == []
+    @contextmanager
+    def opened(
+        path,
+        width=1440,
+        scheme="light",
+        wait="[...document.querySelectorAll('.canvas')].every(c => c.dataset.drawn === '')",
+    ):
+        complaints = []
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: complaints.append(request.url) if request.url[:4] not in ("file", "data") else None,
+        )
+        page.goto(path.as_uri())
+        page.wait_for_function(wait)
+        yield page
+        context.close()
+        assert complaints == []
 
-        yield opened
-        chromium.close()
+    return opened

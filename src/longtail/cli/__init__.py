@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from . import train, models, report, compare, calibrate, export, listing, data  # isort: skip  # as --help lists them
+from . import train, models, report, compare, calibrate, export, serve, listing, data  # isort: skip  # as --help lists them
 from .app import app
 from .shared import run
 
-__all__ = ["app", "calibrate", "compare", "data", "export", "listing", "main", "models", "report", "run", "train"]
+__all__ = [
+    "app",
+    "calibrate",
+    "compare",
+    "data",
+    "export",
+    "listing",
+    "main",
+    "models",
+    "report",
+    "run",
+    "serve",
+    "train",
+]
 
 
 def main() -> None:
