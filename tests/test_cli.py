@@ -109,9 +109,14 @@ def _list(text):
 
 GOOD_LINES = "train/cat/0.png 0\ntrain/dog/0.png 1\n"
 BAD_DATA = {
-    "empty folder": (empty_folder, (), 2, "No images in {photos}: expected one sub-folder per class"),
+    "empty folder": (empty_folder, (), 2, "No images in folder:{photos}: expected one sub-folder per class"),
     "one class": (one_class, (), 2, "has one class only ('cat'): a classifier needs at least two"),
-    "class without image": (class_without_training_image, (), 2, "class 1 ('dog') has no training image"),
+    "class without image": (
+        class_without_training_image,
+        (),
+        2,
+        "Class 'dog' of folder:{photos} (test) is not a class of",
+    ),
     "test class unknown": (unknown_test_class, (), 2, "Class 'fox' of folder:{photos} (test) is not a class of"),
     "truncated JPEG": (truncated_jpeg, (), 1, "cannot read image train/cat/bad.jpg: .*--skip-corrupt"),
     "another size": (another_size, (), 2, "3.png has 20 x 20 pixels, expected 16 x 16.*--image-size"),
@@ -126,13 +131,13 @@ BAD_DATA = {
         _list(GOOD_LINES + "train/cat/1.png\n"),
         ("--data", "{photos}/list.txt"),
         2,
-        "list.txt line 3: no label in 'train/cat/1.png'; expected 'relative/path label'",
+        "list.txt: line 3: no label in 'train/cat/1.png'; expected 'relative/path label'",
     ),
     "label out of range": (
-        _list(GOOD_LINES + "train/cat/1.png -1\n"),
+        _list(GOOD_LINES + "train/cat/1.png -2\n"),
         ("--data", "{photos}/list.txt"),
         2,
-        "list.txt line 3: label -1 is out of range; class numbers start at 0",
+        "list.txt: line 3: label -2 is out of range",
     ),
     "missing file": (
         _list(GOOD_LINES + "train/cat/none.png 0\n"),
@@ -147,7 +152,12 @@ BAD_DATA = {
         "data.mean has 1 values, but the images of folder:{photos} (train) are RGB: give 3",
     ),
     "no mean": (nothing, ("--set", "mean=[]", "--set", "std=[]"), 2, "data.mean has 0 values"),
-    "root unneeded": (nothing, ("--root", "x"), 2, "A root is for the paths of list: and csv: sources"),
+    "root unneeded": (
+        nothing,
+        ("--root", "x"),
+        2,
+        "--root is for csv: and list: sources; 'folder:{photos}' is none of these",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from longtail.config import TrainConfig, merge, validate
 from longtail.data.augment import parse
 from longtail.engine.prepare import stages_of
 from longtail.engine.run import Run
+from longtail.engine.schedule import learning_rate
 from longtail.errors import UsageError
 from longtail.models import backbone_names
 from longtail.recipes import all_recipes, find_recipe
@@ -58,6 +60,33 @@ REPORTED = {
     "ce/cifar100-lt": "38.3 / 43.9 / 55.7",
     "balanced_softmax/cifar10-lt": "80.92 / /",
     "balanced_softmax/cifar100-lt": "42.01 / 47.03 / 57.74",
+    "supcon/cifar10-lt": "/ /",
+    "supcon/cifar100-lt": "/ /",
+    "kcl/cifar10-lt": "77.6 / 81.7 / 88.0",
+    "kcl/cifar100-lt": "42.8 / 46.3 / 57.6",
+    "kcl/imagenet-lt": "51.5, 51.36",
+    "tsc/cifar10-lt": "79.7 / 82.9 / 88.7",
+    "tsc/cifar100-lt": "43.8 / / 59.0",
+    "tsc/imagenet-lt": "52.4, 52.44",
+    "paco/cifar10-lt": "85.11 / 87.07 / 90.79",
+    "paco/cifar100-lt": "52.0 / 56.0 / 64.2",
+    "paco/imagenet-lt": "58.2",
+    "paco/imagenet-lt-r50": "57.0",
+    "paco/inaturalist2018": "73.2",
+    "gpaco/cifar10-lt": "/ /",
+    "gpaco/cifar100-lt": "/ /",
+    "gpaco/imagenet-lt": "58.9",
+    "gpaco/imagenet-lt-r50": "58.5",
+    "gpaco/inaturalist2018": "75.4",
+    "ssd/cifar10-lt": "/ /",
+    "ssd/cifar100-lt": "46.0 / 50.5 / 62.3",
+    "ssd/imagenet-lt": "55.4, 56.0",
+    "proco/cifar10-lt": "85.9 / 88.2 / 91.9",
+    "proco/cifar100-lt": "52.8 / 57.1 / 65.5",
+    "proco/cifar100-lt-long-100": "54.2",
+    "proco/imagenet-lt": "58.0",
+    "proco/imagenet-lt-r50": "57.3",
+    "proco/imagenet-lt-r50-long": "57.8",
 }
 
 # GLMC's hyper-parameters: sampling q, label weighting r, contrast weight g.
@@ -88,7 +117,29 @@ TRAINING = {
     "sade/imagenet-lt": ("resnext50_32x4d", 180, 64, 0.025, 5e-4, 0, "cosine"),
     "ncl/cifar10-lt-50": ("resnet32", 400, 64, 0.1, 2e-4, 5, "step"),
     "balpoe/cifar100-400epochs-lt-100": ("resnet32", 400, 128, 0.1, 5e-4, 10, "step"),
+    "kcl/imagenet-lt": ("resnet50", 200, 256, 0.1, 5e-4, 0, "cosine"),
+    "tsc/imagenet-lt": ("resnet50", 200, 256, 0.1, 1e-4, 0, "cosine"),
+    "paco/cifar100-lt-50": ("resnet32", 400, 128, 0.05, 5e-4, 11, "step"),
+    "paco/inaturalist2018": ("resnet50", 400, 128, 0.02, 1e-4, 10, "cosine"),
+    "gpaco/imagenet-lt-r50": ("resnet50", 400, 128, 0.04, 5e-4, 10, "cosine"),
+    "ssd/imagenet-lt": ("resnext50_32x4d", 135, 256, 0.1, 5e-4, 0, "cosine"),
+    "proco/cifar100-lt-100": ("resnet32", 200, 256, 0.3, 2e-4, 5, "step"),
+    "proco/imagenet-lt-r50": ("resnet50", 90, 256, 0.1, 5e-4, 0, "cosine"),
 }
+
+# PaCo's learning rates on CIFAR and on large sets, at epochs 0, 9, 10, 11 and near the end, over the peak.
+PACO_RATES = {
+    "paco/cifar100-lt-100": {0: 0.1, 9: 1.0, 10: 1.1, 11: 1.0, 320: 1.0, 321: 0.1, 360: 0.1, 361: 0.01, 399: 0.01},
+    "paco/imagenet-lt": {e: (e + 1) / 10 for e in range(10)}
+    | {e: (1 + math.cos(math.pi * (e - 9) / 391)) / 2 for e in (10, 11, 200, 399)},
+}
+
+
+@pytest.mark.parametrize("name", PACO_RATES)
+def test_paco_s_learning_rates_are_those_of_its_release(name: str) -> None:
+    train = make_config("paco", name).train
+    rates = {epoch: learning_rate(train, epoch, 0, 9) / train.lr for epoch in PACO_RATES[name]}
+    assert rates == pytest.approx(PACO_RATES[name])
 
 
 def test_figures_are_those_of_the_papers() -> None:

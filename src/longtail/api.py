@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from .config import Config, merge, validate
+from .config import Config, DataConfig, merge, validate
+from .data.sources import absolute
 from .engine.calibrate import calibrate
 from .engine.predictor import Predictor
 from .engine.reporter import Reporter
@@ -62,10 +64,17 @@ def train(
     """
     overrides["data"] = {"source": str(data)} if isinstance(data, (str, Path)) else data
     config = make_config(method, recipe, overrides)
+    config = config.model_copy(update={"data": config.data.model_copy(update=_absolute_paths(config.data))})
     run = Run(Path(out))
     trainer = Trainer(config, run, reporter)
     with _claimed(run, trainer.is_main), _folder(run, config, trainer.is_main):
         return _fit(trainer)
+
+
+def _absolute_paths(data: DataConfig) -> dict[str, str | None]:
+    """Where a run's images are, however its folder is come to later: from another working folder, above all."""
+    root = data.root and os.path.abspath(os.path.expanduser(data.root))
+    return {"source": absolute(data.source), "test": data.test and absolute(data.test), "root": root}
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, method: str | None = None) -> dict[str, Any]:

@@ -24,6 +24,15 @@ class DataConfig(Section):
     source: str = Field("fashion-mnist-lt", description="a path, or kind:path (see `longtail data inspect --help`)")
     test: str | None = Field(None, description="the test split, where the source has none of its own")
     root: str | None = Field(None, description="folder that a list file's or CSV's paths are relative to")
+    image_column: str | None = Field(None, description="column of the images' paths (default: one of the usual names)")
+    label_column: str | None = Field(None, description="column of the labels (default: one of the usual names)")
+    suffix: str | None = Field(None, description="what the paths in a list file or CSV lack, such as .jpg")
+    classes_at: int | Literal["leaf"] | None = Field(
+        None, description="which folder on the way to an image names its class: 1 the uppermost (default), or leaf"
+    )
+    splits: str | None = Field(
+        None, description="which parts are splits, train=NAME,val=NAME,test=NAME, or none (default: by usual names)"
+    )
     imbalance: float | None = Field(None, ge=1, description="carve a balanced set to this imbalance factor")
     n_max: int | None = Field(None, ge=1, description="images of the largest class when carving (default: all it has)")
     profile: Literal["exp", "step"] = Field("exp", description="shape of the carved class counts")
@@ -63,6 +72,11 @@ class DataConfig(Section):
                 "mean and std are shares of full brightness: expected means in 0..1, std above 0 and up to 1"
             )
         return self
+
+    def reading(self) -> dict[str, Any]:
+        """How to read the source, as `open_source` takes it."""
+        names = ("test", "root", "image_column", "label_column", "suffix", "classes_at", "splits")
+        return {name: getattr(self, name) for name in names}
 
 
 class TrainConfig(Section):

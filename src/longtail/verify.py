@@ -107,8 +107,7 @@ def _check_request(
 
 def _open(source: str | None) -> ImageSet:
     """All images of a source, or its test split where it has one."""
-    splits = open_source(str(source))
-    return splits.test or splits.train
+    return open_source(str(source)).to_score
 
 
 def _embed(predictor: Predictor, images: ImageSet, batch_size: int, progress: Reporter) -> np.ndarray:

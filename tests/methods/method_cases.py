@@ -11,6 +11,7 @@ from torch import nn
 
 from longtail.classes import Classes
 from longtail.engine.setup import built_to_learn, freeze_all_but, set_train_mode
+from longtail.losses.distributed import world
 from longtail.methods import METHODS, method_class
 from longtail.methods.base import Batch, Clock, Method, Stage, Stream
 from longtail.models import build_backbone
@@ -26,7 +27,7 @@ def random_batch(stream: Stream, draw: torch.Generator, dtype: torch.dtype) -> B
 
 
 class RandomPasses:
-    """`methods.base.Passes` over two random batches, one with an image of each class."""
+    """`methods.base.Passes` over two random batches with an image of each class, of which each process has its share."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -36,7 +37,8 @@ class RandomPasses:
         every = torch.arange(B) % len(COUNTS)
         for _ in range(2):
             batch = random_batch(stream or Stream(("",)), draw, self.dtype)
-            yield Batch(batch.views, every, batch.index)
+            rank, size = world()
+            yield Batch(batch.views, every, batch.index).chunk(size)[rank]
 
     def held_out(self) -> Iterator[Batch]:
         return self.training()
@@ -75,10 +77,12 @@ class Case:
         stage = self.find_stage()
         return stage.optim.get("epochs") != 0 and stage.trains != ()
 
-    def build(self, dtype: torch.dtype = torch.float64) -> Method:
+    def build(self, dtype: torch.dtype = torch.float64, batch_norm: bool = True) -> Method:
         """The method as its stage starts: after what comes before the stage and those before it, with its parts trainable."""
         torch.manual_seed(0)
         method = self.cls(build_backbone("resnet8"), CLASSES, self.checked_options).to(dtype)
+        if not batch_norm:
+            without_batch_norm(method)
         able = built_to_learn(method)
         for stage in self.stages:
             method.eval()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from method_cases import TRAINING, Case, without_batch_norm
+from method_cases import TRAINING, Case
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,7 +45,7 @@ def train(case: Case, wrapped: bool) -> dict[str, Any]:
 
     Gradients are averaged over processes here, or by DistributedDataParallel where the method is `wrapped` in it.
     """
-    method = without_batch_norm(case.build())
+    method = case.build(batch_norm=False)
     module = DistributedDataParallel(method, find_unused_parameters=True) if wrapped else method
     optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     record: dict[str, Any] = {"masks": []}
@@ -66,6 +66,7 @@ def train(case: Case, wrapped: bool) -> dict[str, Any]:
                 record[f"{epoch} gradient of {name}"] = parameter.grad.clone()
         record |= {f"{epoch} {name}": average(value) for name, value in terms.items()}
         optimiser.step()
+        method.after_step(case.clock(epoch))
         method.after_epoch(case.clock(epoch))
     bce3s.draw_class_mask = draw
     return record | method.state_dict()

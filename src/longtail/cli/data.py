@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import data_app
-from .shared import console, errors
+from .shared import ClassesAt, ImageColumn, LabelColumn, Root, SplitsOption, Suffix, console, errors, reading
 
 SOURCES = """Sources, found from a path or written kind:path:
 
@@ -28,7 +28,12 @@ SOURCES = """Sources, found from a path or written kind:path:
 def inspect(
     source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    root: Root = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    suffix: Suffix = None,
+    classes_at: ClassesAt = None,
+    splits: SplitsOption = None,
     png: Annotated[Path | None, typer.Option(help="Save the class-frequency curve here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -37,12 +42,13 @@ def inspect(
 
     from ..data.inspect import inspect_source, render, save_curve
     from ..data.sources import open_source
-    from ..report.console import LiveReporter
+    from ..report.console import LiveReporter, log_to_console
 
-    splits = open_source(source, test=test, root=root)
+    log_to_console(errors)
+    opened = open_source(source, **reading(test, root, image_column, label_column, suffix, classes_at, splits))
     reporter = LiveReporter(errors)
-    reporter.begin("reading images", len(splits.train) + len(splits.test or ()))
-    inspection = inspect_source(splits, reporter.advance)
+    reporter.begin("reading images", sum(map(len, opened.named().values())))
+    inspection = inspect_source(opened, reporter.advance)
     reporter.end()
     if as_json:
         typer.echo(json.dumps(inspection.to_dict(), indent=2))

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import LongtailError
+from ..errors import LongtailError, UsageError
 
 # Of the processes that train one run together, the first speaks for all (errors are told by whoever meets them).
 # Names of files and classes may hold [brackets] and :colons:, which must not be taken for styles and emoji.
@@ -55,6 +56,45 @@ def settings_of(method: str, assignments: list[str] | None) -> dict[str, Any]:
     for assignment in assignments or ():
         values = merge(values, parse_set(assignment, method_class(method).Options.model_fields))
     return values
+
+
+Root = Annotated[str | None, typer.Option(help="Folder that the paths in a list, table or JSON file are relative to.")]
+ImageColumn = Annotated[str | None, typer.Option(help="A table's column of images (default: by its usual names).")]
+LabelColumn = Annotated[str | None, typer.Option(help="A table's column of labels (default: by its usual names).")]
+Suffix = Annotated[str | None, typer.Option(help="What the paths in a list or table lack, such as .jpg.")]
+ClassesAt = Annotated[
+    str | None,
+    typer.Option(metavar="LEVEL", help="Which of nested folders are classes: 1 (the uppermost), 2, ... or leaf."),
+]
+SplitsOption = Annotated[
+    str | None, typer.Option(help="Which parts are splits: train=NAME,val=NAME,test=NAME, or none (default: by name).")
+]
+
+
+def reading(
+    test: str | None,
+    root: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    suffix: str | None,
+    classes_at: str | None,
+    splits: str | None,
+) -> dict[str, Any]:
+    """How a source is to be read, as the fields of `DataConfig`; only what was given."""
+    level: str | int | None = classes_at
+    if classes_at is not None and classes_at != "leaf":
+        if not classes_at.isdecimal():
+            raise UsageError(f"--classes-at takes 1, 2, ... or leaf; found '{classes_at}'.")
+        level = int(classes_at[:5])
+    return given(
+        test=test,
+        root=root,
+        image_column=image_column,
+        label_column=label_column,
+        suffix=suffix,
+        classes_at=level,
+        splits=splits,
+    )
 
 
 def given(**options: Any) -> dict[str, Any]:

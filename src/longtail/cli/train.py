@@ -15,7 +15,20 @@ import typer
 
 from ..errors import LongtailError, UsageError, unknown_name
 from .app import app
-from .shared import console, default_out, given, say, settings_of
+from .shared import (
+    ClassesAt,
+    ImageColumn,
+    LabelColumn,
+    Root,
+    SplitsOption,
+    Suffix,
+    console,
+    default_out,
+    given,
+    reading,
+    say,
+    settings_of,
+)
 
 
 @app.command(
@@ -26,7 +39,12 @@ def train(
     method: Annotated[str | None, typer.Argument(help="What to train: see `longtail methods`.")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    root: Root = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    suffix: Suffix = None,
+    classes_at: ClassesAt = None,
+    splits: SplitsOption = None,
     imbalance: Annotated[float | None, typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (RGB); default: 3 if any is in colour.")] = None,
@@ -73,9 +91,8 @@ def train(
             "seed": seed,
             "start_from": start_from,
             "stages": stages.split(",") if stages else None,
-            "data": given(
-                source=data, test=test, root=root, imbalance=imbalance, image_size=image_size, channels=channels
-            ),
+            "data": given(source=data, imbalance=imbalance, image_size=image_size, channels=channels)
+            | reading(test, root, image_column, label_column, suffix, classes_at, splits),
             "train": given(epochs=epochs),
         }
         if skip_corrupt:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -80,6 +79,42 @@ class Selection(ImageSet):
         return self.base.file(int(self.indices[i]))
 
 
+class Strings(Sequence[str]):
+    """Millions of strings in Arrow's memory: a fifth of what as many Python strings take, and shared by forked workers."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> Strings:
+        """Raises `UsageError` for one that is not UTF-8."""
+        import pyarrow as pa
+
+        try:
+            return cls(pa.array(strings, pa.large_string()))
+        except UnicodeEncodeError:
+            check_utf8(strings)
+            raise
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, i: Any) -> Any:
+        return Strings(self.array[i]) if isinstance(i, slice) else self.array[i].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.array.to_pylist())
+
+
+def check_utf8(texts: Iterable[str]) -> None:
+    """Raise `UsageError` for a name that is not UTF-8."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"The name {os.fsencode(text)!r} is not UTF-8: rename it.") from None
+
+
 class FileSet(ImageSet):
     """Image files under one folder. `paths` are relative to `root`."""
 
@@ -92,13 +127,9 @@ class FileSet(ImageSet):
         paths: Sequence[str],
     ) -> None:
         """Raises `UsageError` for a name that is not UTF-8, as the names in a run's files must be."""
-        for text in chain((name,), class_names, paths):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise UsageError(f"The name {os.fsencode(text)!r} is not UTF-8: rename it.") from None
+        check_utf8((name, *class_names))
         super().__init__(name, class_names, labels)
-        self.root, self.paths = root, paths
+        self.root, self.paths = root, paths if isinstance(paths, Strings) else Strings.of(paths)
 
     def key(self, i: int) -> str:
         return self.paths[i]
@@ -133,10 +164,25 @@ class ArraySet(ImageSet):
 
 @dataclass(frozen=True)
 class Splits:
-    """What a source offers: always a training set, and a test set where the source has one."""
+    """What a source offers: always a training set, and a test and a validation set where the source has them.
+
+    `notes`: what was guessed, left out or put right in reading it, a sentence or two each.
+    """
 
     train: ImageSet
     test: ImageSet | None = None
+    val: ImageSet | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def to_score(self) -> ImageSet:
+        """Where another model's images are asked for: those of the test split, else of the validation split, else all."""
+        return self.test or self.val or self.train
+
+    def named(self) -> dict[str, ImageSet]:
+        """The sets there are, by "train", "val" and "test"."""
+        sets = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: images for name, images in sets.items() if images is not None}
 
 
 def read_file(path: Path) -> bytes:

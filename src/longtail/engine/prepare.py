@@ -15,7 +15,7 @@ from ..classes import Classes
 from ..config import Config, DataConfig, validate
 from ..data.images import ImageSet
 from ..data.loaders import Loader, build_loader
-from ..data.longtail import carve, check_labels, check_range, holdout, labels_hash, subset_hash
+from ..data.longtail import carve, check_labels, holdout, labels_hash, subset_hash
 from ..data.sources import open_source
 from ..data.squares import stored_size
 from ..data.values import settle_values
@@ -45,8 +45,12 @@ class Subset:
 
 def choose_images(data: DataConfig, seed: int) -> Subset:
     """Open the source, carve the long tail, hold out validation. Raises `UsageError` for what cannot be done."""
-    splits = open_source(data.source, test=data.test, root=data.root)
-    source = splits.train
+    splits = open_source(data.source, **data.reading())
+    source, test, val = splits.train, splits.test, splits.val
+    if val is not None and data.validation is not None:  # which says where validation images are to come from
+        role = "the test set" if test is None else "left aside"
+        logger.info("%s is %s, as data.validation=%g says", val.name, role, data.validation)
+        test, val = test or val, None
     check_labels(source)
     indices = np.arange(len(source))
     if data.imbalance is not None:
@@ -54,16 +58,15 @@ def choose_images(data: DataConfig, seed: int) -> Subset:
         indices = carve(source.labels, names, data.imbalance, data.profile, data.subset, data.subset_seed, data.n_max)
     share = data.validation
     if share is None:
-        share = 0.0 if splits.test is not None else DEFAULT_VALIDATION
-    held_out: dict[str, ImageSet] = {}
+        share = 0.0 if test is not None or val is not None else DEFAULT_VALIDATION
+    held_out: dict[str, ImageSet] = {} if val is None else {"val": val}
     if share:
         kept, validation = holdout(source.labels[indices], share, derive_seed(seed, "validation") % 2**32)
         held_out["val"] = source.select(indices[validation])
         held_out["val"].name = f"{source.name}, held out"
         indices = indices[kept]
-    if splits.test is not None:
-        check_range(splits.test)
-        held_out["test"] = splits.test
+    if test is not None:
+        held_out["test"] = test
     train = source.select(indices)
     classes = Classes.from_labels(source.class_names, train.labels)
     description = {

@@ -78,8 +78,7 @@ def open_images(
         splits = {"train": subset.train, **subset.held_out}
     if data is not None:
         other = open_source(data, root=root)
-        split, splits["data"] = "data", other.test or other.train
-        match_classes(splits["data"], predictor.classes, f"the model in {path}")
+        split, splits["data"] = "data", match_classes(other.to_score, predictor.classes, f"the model in {path}")
     split = split or ("test" if "test" in splits else "val")
     if split not in splits:
         raise UsageError(f"{path} has no split '{split}'; it has {', '.join(splits)}. Give other images with --data.")

@@ -16,7 +16,7 @@ def uniformity(targets: Tensor, tau: float = 0.07) -> Tensor:
     return (targets @ targets.T / tau).logsumexp(1).mean()
 
 
-def simplex_targets(classes: int, dim: int, generator: torch.Generator) -> Tensor:
+def simplex_targets(classes: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
     """`classes` unit vectors in `dim` >= classes - 1 dimensions, each pair at cosine -1 / (classes - 1): float32 [C, D].
 
     They have the least `uniformity` there is. How the simplex is turned is drawn from the (CPU) `generator`.
@@ -25,6 +25,17 @@ def simplex_targets(classes: int, dim: int, generator: torch.Generator) -> Tenso
     around_ones = torch.linalg.qr(torch.cat((torch.ones(classes, 1, dtype=torch.float64), draw), 1)).Q[:, 1:]
     turn = torch.linalg.qr(torch.randn(dim, classes - 1, generator=generator, dtype=torch.float64)).Q
     return F.normalize(around_ones @ turn.T).float()
+
+
+def start_targets(classes: int, dim: int) -> Tensor:
+    """Rows [C, D] that `spread_targets` makes targets of: a simplex where one fits, else drawn from N(0, 1)."""
+    return simplex_targets(classes, dim) if dim >= classes - 1 else torch.randn(classes, dim)
+
+
+def spread_targets(start: Tensor) -> Tensor:
+    """The targets [C, D] from the rows of `start_targets`: themselves where they are a simplex, else optimised."""
+    classes, dim = start.shape
+    return start if dim >= classes - 1 else optimised_targets(start)
 
 
 @torch.enable_grad()

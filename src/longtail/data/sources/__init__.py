@@ -2,7 +2,7 @@
 
 | kind | what | classes |
 |---|---|---|
-| `folder:` | one sub-folder per class; `train/` and `test/` (or `val/`) as splits | folder names, sorted |
+| `folder:` | one sub-folder per class; folders named for training, validation and testing are splits | folder names, sorted |
 | `list:` | text file of `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018) | numbers |
 | `csv:` | header with `image` or `path`, and `label` | names sorted, or numbers |
 | `parquet:` | Hugging Face image convention; a file, a pattern, or a folder | names in the schema, or numbers |
@@ -11,77 +11,132 @@
 | `cifar10:`, `cifar100:` | the official python layout | names in the meta file |
 | `hf:` | a data set of the Hugging Face hub, through `datasets` | names in its features |
 | `fashion-mnist-lt` | the embedded set | |
+
+A reader finds images, labels and splits; `open_source` then settles the classes, the same for all.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ...errors import UsageError, unknown_name
 from ..images import ImageSet, Splits
-from ..longtail import check_range
 from ..recordio import RecordIO
 from .arrays import EMBEDDED, open_embedded, open_npz
 from .cifar import open_cifar10, open_cifar100
 from .folder import open_folder
 from .hub import open_hub
+from .labels import match_classes, settle
 from .lists import open_csv, open_list
 from .parquet import open_parquet
+from .splits import Reading
 
-__all__ = ["KINDS", "find_source", "match_classes", "open_source"]
+__all__ = ["KINDS", "absolute", "find_source", "match_classes", "open_source"]
 
-# a reader takes the location and the root given for relative paths
-KINDS: dict[str, Callable[[str, str | None], Splits]] = {
+logger = logging.getLogger("longtail")
+
+# a reader takes the location and how to read it, and gives the images of each role: "train" alone where there are no splits
+KINDS: dict[str, Callable[[str, Reading], Mapping[str, ImageSet]]] = {
     "cifar10": lambda location, _: open_cifar10(location),
     "cifar100": lambda location, _: open_cifar100(location),
     "csv": open_csv,
-    "folder": lambda location, _: open_folder(location),
-    "hf": lambda location, _: open_hub(location),
+    "folder": open_folder,
+    "hf": open_hub,
     "list": open_list,
-    "npz": lambda location, _: open_npz(location),
-    "parquet": lambda location, _: open_parquet(location),
-    "rec": lambda location, _: Splits(RecordIO(Path(location))),
+    "npz": open_npz,
+    "parquet": open_parquet,
+    "rec": lambda location, _: {"train": RecordIO(Path(location))},
     EMBEDDED: lambda location, _: open_embedded(),
 }
-_SUFFIXES = {".csv": "csv", ".txt": "list", ".parquet": "parquet", ".npz": "npz", ".rec": "rec"}
+# which kinds an option is for
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "root": ("csv", "list"),
+    "image_column": ("csv", "hf", "parquet"),
+    "label_column": ("csv", "hf", "parquet"),
+    "suffix": ("csv", "list"),
+    "classes_at": ("folder",),
+    "splits": ("csv", "folder", "hf", "parquet"),
+}
+_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".txt": "list", ".parquet": "parquet", ".npz": "npz", ".rec": "rec"}
 
 
-def open_source(spec: str, *, test: str | None = None, root: str | None = None) -> Splits:
-    """The training set and, where there is one, the test set of `spec`: a path, `kind:path`, or `fashion-mnist-lt`.
+def open_source(spec: str, *, test: str | None = None, **options: Any) -> Splits:
+    """The training set of `spec` and, where there are such, its validation and test set: a path, `kind:path`, or
+    `fashion-mnist-lt`.
 
-    `test` takes the test set from another source (its test split, or all of it where it has none). Its classes are
-    matched to the training classes by name. `root` is the folder that paths in `list:` and `csv:` files are relative to
-    (default: the file's own folder).
+    `test` takes the test set from another source (its test split, or all of it where it has none). Classes of all are
+    matched to the training classes by name. `options` are the fields of `Reading`, None where not given: `root` for
+    instance is the folder that paths in `list:` and `csv:` files are relative to (default: the file's own folder).
 
-    Pixels are not decoded yet. Raises `UsageError` for an unknown kind, a missing, malformed or empty file, a label out
-    of range, and test classes that are not training classes. Whether a classifier can be trained on the classes is for
+    Pixels are not decoded yet. What was found where is logged, and what was guessed or left out (`Splits.notes`). Raises
+    `UsageError` for an unknown kind, an option that is not for it, a missing, malformed or empty file, labels that are none
+    or out of range, and classes that are not training classes. Whether a classifier can be trained on the classes is for
     `check_labels` to say.
     """
-    if root is not None and not {find_source(s)[0] for s in (spec, test) if s} & {"csv", "list"}:
-        raise UsageError(f"A root is for the paths of list: and csv: sources; '{spec}' is neither.")
-    splits = _open(spec, root)
+    how = Reading(**options)
+    _check_options(how, [s for s in (spec, test) if s is not None])
+    parts = dict(_open(spec, how))
+    train = settle(parts.pop("train"), how)
     if test is not None:
-        other = _open(test, root)
-        splits = Splits(splits.train, other.test or other.train)
-    check_range(splits.train)
-    if splits.test is not None:
-        check_range(splits.test)
-        match_classes(splits.test, splits.train.class_names, splits.train.name)
+        if "test" in parts:
+            how.tell(f"{parts['test'].name} is left aside for {test}.")
+        other = _open(test, how)
+        parts["test"] = other.get("test") or other.get("val") or other["train"]
+    held = {}
+    for role, images in parts.items():
+        if (images.labels >= 0).any():
+            held[role] = match_classes(images, train.class_names, train.name, how)
+        else:
+            how.tell(f"{images.name}: its {len(images):,} images have no labels and are left out.")
+    splits = Splits(train, held.get("test"), held.get("val"), tuple(how.notes))
+    _log(splits)
     return splits
 
 
-def _open(spec: str, root: str | None) -> Splits:
+def _log(splits: Splits) -> None:
+    for note in splits.notes:
+        logger.warning("%s", note)
+    found = [f"{role} {len(images):,} images of {images.name}" for role, images in splits.named().items()]
+    absent = [role for role in ("val", "test") if role not in splits.named()]
+    logger.info("data: %s", "; ".join(found + ([f"no {' and no '.join(absent)} split"] if absent else [])))
+
+
+def _open(spec: str, how: Reading) -> Mapping[str, ImageSet]:
     kind, location = find_source(spec)
-    splits = KINDS[kind](location, root)
-    for images in (splits.train, splits.test):
-        if images is not None and not len(images):
+    parts = KINDS[kind](location, how)
+    for images in parts.values():
+        if not len(images):
             raise UsageError(f"{images.name} holds no images. Expected at least one.")
-    return splits
+    return parts
+
+
+def _check_options(how: Reading, specs: list[str]) -> None:
+    """Raise `UsageError` for an option that none of the sources' kinds takes."""
+    kinds = {find_source(spec)[0] for spec in specs}
+    for name in how.given():
+        if not kinds & {*OPTIONS[name]}:
+            of = " and ".join(f"{kind}:" for kind in OPTIONS[name])
+            raise UsageError(f"--{name.replace('_', '-')} is for {of} sources; '{specs[0]}' is none of these.")
+
+
+def absolute(spec: str) -> str:
+    """A source's name that means the same in any working folder: its path absolute, where it is one.
+
+    A name of no source stays as it is, for whoever opens it to refuse.
+    """
+    try:
+        kind, location = find_source(spec)
+    except UsageError:
+        return spec
+    if kind == EMBEDDED:
+        return spec
+    path = os.path.abspath(location)
+    return spec if kind == "hf" and not os.path.exists(path) else f"{kind}:{path}"
 
 
 def find_source(spec: str) -> tuple[str, str]:
@@ -113,21 +168,3 @@ def _kind_of_folder(path: Path) -> str:
     if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
         return "parquet"
     return "folder"
-
-
-def match_classes(images: ImageSet, class_names: tuple[str, ...], whose: str) -> None:
-    """Renumber, in place, the labels of `images` by the order of `class_names`, which belong to `whose` ("photos (train)").
-
-    Raises `UsageError` where the images have a class that is not among them.
-    """
-    if images.class_names == class_names:
-        return
-    position = {name: c for c, name in enumerate(class_names)}
-    unknown = [name for name in images.class_names if name not in position]
-    if unknown:
-        raise UsageError(
-            f"Class '{unknown[0]}' of {images.name} is not a class of {whose} ({len(unknown):,} of "
-            f"{len(images.class_names):,} classes are not). Both need the same class names."
-        )
-    images.labels = np.array([position[name] for name in images.class_names], dtype=np.int64)[images.labels]
-    images.class_names = class_names

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
-from ..images import ArraySet, Splits
+from ..images import ArraySet, ImageSet
 from ..pickles import Array, load_pickle
 
 
-def open_cifar10(location: str) -> Splits:
+def open_cifar10(location: str) -> dict[str, ImageSet]:
     """CIFAR-10: `data_batch_1` to `data_batch_5`, `test_batch`, `batches.meta`."""
     return _open("cifar10", location, [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "label")
 
 
-def open_cifar100(location: str) -> Splits:
+def open_cifar100(location: str) -> dict[str, ImageSet]:
     """CIFAR-100: `train`, `test`, `meta`; the 100 fine classes."""
     return _open("cifar100", location, ["train"], "test", "meta", "fine_label")
 
 
-def _open(kind: str, location: str, train: list[str], test: str, meta: str, label: str) -> Splits:
+def _open(kind: str, location: str, train: list[str], test: str, meta: str, label: str) -> dict[str, ImageSet]:
     folder = Path(location)
     names = _load(folder / meta).get(f"{label}_names")
     if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
@@ -38,7 +38,7 @@ def _open(kind: str, location: str, train: list[str], test: str, meta: str, labe
         labels = np.concatenate([labels for _, labels in parts])
         return ArraySet(f"{kind}:{folder} ({split})", class_names, labels, images, split)
 
-    return Splits(read("train", train), read("test", [test]))
+    return {"train": read("train", train), "test": read("test", [test])}
 
 
 def _batch(path: Path, label_field: str) -> tuple[np.ndarray, list[int]]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
-from ..images import ImageSet, Splits, read_file
-from .names import test_split
-from .parquet import pick
+from ..images import ImageSet, read_file
+from .columns import LABEL, pick
+from .splits import Reading, of_role, roles_of, titled
 
 
-def open_hub(location: str) -> Splits:
+def open_hub(location: str, how: Reading) -> dict[str, ImageSet]:
     """`location` is what `datasets.load_dataset` takes: a name on the hub, or a local folder."""
     try:
         import datasets
@@ -23,24 +23,28 @@ def open_hub(location: str) -> Splits:
         splits = datasets.load_dataset(location)
     except Exception as error:  # the hub, the network and the files each have errors of their own
         raise UsageError(f"Cannot open the data set '{location}': {error}") from error
-    if "train" not in splits:
-        raise UsageError(f"hf:{location} has the splits {', '.join(splits)} but none named train.")
-    test = test_split(splits)
-    return Splits(
-        HubSet(f"hf:{location} (train)", "train", splits["train"]),
-        HubSet(f"hf:{location} (test)", test, splits[test]) if test else None,
-    )
+    where = f"hf:{location}"
+    roles = roles_of(splits, how, where) or dict.fromkeys(splits, "train")
+    parts: dict[str, ImageSet] = {}
+    for role in dict.fromkeys(roles.values()):
+        names = of_role(roles, role)
+        rows = [splits[name] for name in names]
+        joined = datasets.concatenate_datasets(rows) if len(rows) > 1 else rows[0]
+        parts[role] = HubSet(titled(where, role, names), "+".join(names), joined, how)
+    return parts
 
 
 class HubSet(ImageSet):
     """Rows of one split, which `datasets` keeps in memory-mapped Arrow files."""
 
-    def __init__(self, name: str, split: str, rows: Any) -> None:
+    def __init__(self, name: str, split: str, rows: Any, how: Reading) -> None:
         import datasets
 
         features = rows.features
-        image = pick(list(features), "image", [n for n, f in features.items() if isinstance(f, datasets.Image)])
-        label = pick(list(features), "label", [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)])
+        images = ["image", *(n for n, f in features.items() if isinstance(f, datasets.Image))]
+        labels = [*LABEL, *(n.lower() for n, f in features.items() if isinstance(f, datasets.ClassLabel))]
+        image = pick(list(features), how.image_column, images, "image-column", name)
+        label = pick(list(features), how.label_column, labels, "label-column", name)
         if image is None or label is None or not hasattr(features[label], "names"):
             raise UsageError(f"{name}: expected an image and a class label; found the columns {', '.join(features)}.")
         super().__init__(name, features[label].names, np.asarray(rows[label][:]))

@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ...errors import UsageError
-from ..images import FileSet, Splits
-from .names import from_strings, numbered
+from ..images import FileSet, ImageSet
+from .columns import IMAGE, LABEL, in_splits, no_columns, one_hot, pick, split_column
+from .labels import from_one_hot, from_strings, rows_named
+from .splits import Reading, brief, listing
+from .text import Table, lines_of, located, read_text
+
+# A path, which may hold spaces, and a number, "-5" and "0_1" included so that these are told from a missing one.
+_SPACED = r"^\s*(?P<path>.*\S)[ \t]+(?P<label>[-+]?[0-9][0-9_.]*)\s*$"
+_COMMAS = r"^\s*(?P<path>.*?[^\s,])\s*,\s*(?P<label>[-+]?[0-9][0-9_.]*)\s*(?:,\s*(?P<more>[-+]?[0-9][0-9_.]*)\s*)?$"
 
 
-def open_list(location: str, root: str | None) -> Splits:
-    """Lines of `relative/path label`. The label is the last word, a class number from 0; paths may contain spaces."""
+def open_list(location: str, how: Reading) -> dict[str, ImageSet]:
+    """Lines of `relative/path label`, or `relative/path, label` with a coarser label behind it or without.
+
+    The label is the last word, a class number; paths may contain spaces.
+    """
+    import pyarrow.compute as pc
+
     file = Path(location)
-    paths, labels = [], []
-    for number, line in enumerate(_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
-        path, _, label = line.strip().replace("\t", " ").rpartition(" ")
-        if not path or not label.lstrip("-").isdecimal():
-            raise UsageError(f"{file} line {number}: no label in '{line.strip()}'; expected 'relative/path label'.")
-        if int(label) < 0:
-            raise UsageError(f"{file} line {number}: label {label} is out of range; class numbers start at 0.")
-        paths.append(path.rstrip())
-        labels.append(int(label))
-    name = f"list:{file}"
-    return Splits(FileSet(name, numbered(labels, name), labels, _root(file, root, paths), paths))
-
-
-def open_csv(location: str, root: str | None) -> Splits:
-    """A header with a column `image` or `path` and a column `label`, which holds class numbers or class names."""
-    file = Path(location)
-    rows = csv.DictReader(_text(file).splitlines())
-    header = list(rows.fieldnames or [])
-    image = next((column for column in ("image", "path") if column in header), None)
-    if image is None or "label" not in header:
-        raise UsageError(
-            f"{file}: expected columns 'image' (or 'path') and 'label'; found {', '.join(header) or 'none'}."
-        )
-    paths, values = [], []
-    for row in rows:
-        if not row[image] or not row["label"]:
-            raise UsageError(f"{file} line {rows.line_num}: no {'label' if row[image] else image} in this row.")
-        paths.append(row[image])
-        values.append(row["label"].strip())
-    name = f"csv:{file}"
-    labels, class_names = from_strings(values, name)
-    return Splits(FileSet(name, class_names, labels, _root(file, root, paths), paths))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"Cannot read {file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}."
-        ) from error
-
-
-def _root(file: Path, root: str | None, paths: list[str]) -> Path:
-    """The folder that `paths` are relative to. Only the first is looked for: a list can have millions."""
-    if not paths:
+    lines = lines_of(read_text(file))
+    numbers = np.flatnonzero(pc.not_equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False))
+    lines = lines.take(numbers)
+    if not len(lines):
         raise UsageError(f"{file} names no image.")
-    folder = Path(root).expanduser() if root else file.parent
-    if not (folder / paths[0]).is_file():
+    commas = pc.match_substring_regex(lines[:1], _COMMAS)[0].as_py()
+    fields = pc.extract_regex(lines, _COMMAS if commas else _SPACED)
+    form = "'relative/path, label'" if commas else "'relative/path label'"
+    name = f"list:{file}"
+    rows = rows_named(lambda row: f"line {numbers[row] + 1}")
+    bad = np.flatnonzero(fields.is_null().to_numpy(zero_copy_only=False))
+    if len(bad):
+        line = lines[int(bad[0])].as_py().strip()
         raise UsageError(
-            f"{file}: its first image {paths[0]} is not under {folder}. Give the images' folder as --root."
+            f"{file}: {rows(bad)}: no label in '{brief(line)}'; expected {form}, the label a class number."
         )
-    return folder
+    labels = pc.struct_field(fields, "label")
+    if commas and pc.any(pc.not_equal(pc.struct_field(fields, "more"), "")).as_py():
+        how.tell(f"{name}: two labels in each line, of which the first is taken.")
+    codes, class_names = from_strings(labels, name, rows, how)
+    _check_numbers(class_names, codes, name, rows)
+    root, paths = located(file, how, pc.struct_field(fields, "path"))
+    return {"train": FileSet(name, class_names, codes, root, paths)}
+
+
+def _check_numbers(class_names: tuple[str, ...], codes: np.ndarray, where: str, rows: Any) -> None:
+    for c, name in enumerate(class_names):
+        if not (name.isascii() and name.isdigit()):
+            at = np.flatnonzero(codes == c)
+            raise UsageError(f"{where}: {rows(at)}: label '{name}' is no class number. Expected 0, 1, 2 and so on.")
+
+
+def open_csv(location: str, how: Reading) -> dict[str, ImageSet]:
+    """A table with a header: a column of paths, and one of labels or one of zeros and ones for each class.
+
+    The columns are found by their usual names (see `columns`), or named by `how`. Commas, semicolons or tabs separate
+    them. A column `split` says which rows are for training, for validation and for testing.
+    """
+    table = Table(Path(location))
+    where = f"csv:{table.file}"
+    image = pick(table.columns, how.image_column, IMAGE, "image-column", where)
+    label = pick(table.columns, how.label_column, LABEL, "label-column", where)
+    split = split_column(table.columns, [c for c in (image, label) if c], how)
+    others = [column for column in table.columns if column not in (image, split)]
+    if label is None and image is not None and len(others) == 1:
+        label = others[0]
+        how.tell(f"{where}: column '{label}' is taken for the labels.")
+    encoded = None
+    if label is None and image is not None:
+        encoded = one_hot(others, table.column)
+    if image is None or (label is None and encoded is None):
+        raise no_columns(where, table.columns, image, label or (encoded and "one-hot"))
+    wanted = [column for column in (image, label, split) if column is not None]
+    columns = dict(zip(wanted, table.read(wanted), strict=True))
+    rows = rows_named(table.line)
+    _check_paths(columns[image], image, where, rows)
+    if label is None and encoded is not None:
+        names, ones = encoded
+        how.tell(f"{where}: the columns {listing(names)} of zeros and ones are taken for the labels.")
+        labels, class_names = from_one_hot(ones, names, where, rows)
+    else:
+        assert label is not None
+        labels, class_names = from_strings(columns[label], where, rows, how)
+    root, paths = located(table.file, how, columns[image])
+    images = FileSet(where, class_names, labels, root, paths)
+    return in_splits(images, split, columns[split] if split else None, where, how)
+
+
+def _check_paths(paths: Any, column: str, where: str, rows: Any) -> None:
+    import pyarrow.compute as pc
+
+    empty = np.flatnonzero(pc.equal(pc.utf8_trim_whitespace(paths), "").to_numpy(zero_copy_only=False))
+    if len(empty):
+        raise UsageError(f"{where}: {rows(empty)}: no {column}. Give each row its image.")

@@ -21,35 +21,39 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import UsageError
-from ..images import ImageSet, Splits, read_file
-from .names import from_strings, numbered, test_split
+from ..images import ImageSet, read_file
+from .columns import LABEL, in_splits, no_columns, pick, split_column
+from .labels import Rows, as_integers, from_numbers, from_strings, no_label, rows_named
+from .splits import Reading, brief, of_role, role_of, roles_of, titled
 
 
-def open_parquet(location: str) -> Splits:
-    """One file, a pattern, or a folder. A split is the files whose name, or folder's name, starts with it."""
+def open_parquet(location: str, how: Reading) -> dict[str, ImageSet]:
+    """One file, a pattern, or a folder. A split is the files with its name in theirs, or in their folder's; or the rows
+    that a column `split` says."""
     path = Path(location)
     files = sorted(path.rglob("*.parquet") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))
     if not files:
         raise UsageError(f"No parquet file at {path}.")
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        by_split.setdefault(_split_of(file), []).append(file)
-    if len(by_split) == 1:
-        return Splits(ParquetSet(f"parquet:{path}", next(iter(by_split.values()))))
-    if "train" not in by_split:
-        raise UsageError(f"{path} has the splits {', '.join(by_split)} but none named train.")
-    test = test_split(by_split)
-    return Splits(
-        ParquetSet(f"parquet:{path} (train)", by_split["train"]),
-        ParquetSet(f"parquet:{path} (test)", by_split[test]) if test else None,
-    )
+    where = f"parquet:{path}"
+    named = {file: _split_name(file, path) for file in files}
+    roles = roles_of(named.values(), how, where) if len(files) > 1 else {}
+    if roles:
+        return {
+            role: ParquetSet(titled(where, role, names), [f for f in files if named[f] in names], how)
+            for role in dict.fromkeys(roles.values())
+            if (names := of_role(roles, role))
+        }
+    images = ParquetSet(where, files, how)
+    column = split_column(images.columns, [images.image_column, images.label_column], how)
+    return in_splits(images, column, images.texts(column) if column else None, where, how)
 
 
-def _split_of(file: Path) -> str:
-    for name in (file.stem, file.parent.name):
-        if match := re.match(r"(train|test|validation|val)(?![a-z])", name):
-            return match[1]
-    return "train"
+def _split_name(file: Path, base: Path) -> str:
+    """What says the split of a file: its name, or where that has no word for one, a folder's between it and `base`. The
+    shards of a split have one name."""
+    parts = [file.stem, *(parent.name for parent in file.parents if base in parent.parents)]
+    name = next((part for part in parts if role_of(part)), file.stem)
+    return re.sub(r"-\d+-of-\d+", "", name)
 
 
 class _Rows(NamedTuple):
@@ -64,26 +68,48 @@ class ParquetSet(ImageSet):
     """Rows of one or more files. The encoded images stay in Arrow's memory, where forked workers share them; a copy
     sent by pickle reads the files again."""
 
-    def __init__(self, name: str, files: list[Path]) -> None:
+    def __init__(self, name: str, files: list[Path], how: Reading) -> None:
+        self.files = files
+        found = _columns(files[0], how)
+        self.columns, self.image_column, self.label_column = found.names, found.image, found.label
+        for file in files:
+            if _columns(file, how) != found:
+                raise UsageError(f"{file} and {files[0]} differ in their columns or class names.")
+        rows = rows_named(self._row)
+        labels, class_names = _labels(self._read(self.label_column), found.class_names, name, rows, how)
+        super().__init__(name, class_names, labels)
+        self._rows  # noqa: B018  # now, so that workers forked later share it
+
+    def _read(self, column: str) -> Any:
+        """A column of all files."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.files = files
-        self.image_column, label_column, class_names = _columns(files[0])
-        values = []
-        for file in files:
-            if _columns(file) != (self.image_column, label_column, class_names):
-                raise UsageError(f"{file} and {files[0]} differ in their columns or class names.")
+        parts = []
+        for file in self.files:
             with _naming(file):
-                column = pq.read_table(file, columns=[label_column])[label_column]
-            if column.null_count:
-                row = column.is_null().index(True).as_py()
-                raise UsageError(f"{file} row {row}: no label in column '{label_column}'.")
-            values.append(column.to_numpy())
-        labels = np.concatenate(values)
-        if labels.dtype.kind not in "iu":
-            labels, class_names = from_strings(labels.astype(str).tolist(), name)
-        super().__init__(name, class_names or numbered(labels, name), labels)
-        self._rows  # noqa: B018  # now, so that workers forked later share it
+                parts += pq.read_table(file, columns=[column])[column].chunks
+        return pa.chunked_array(parts) if parts else pa.chunked_array([[]], pa.string())
+
+    def texts(self, column: str) -> Any:
+        """A column as one Arrow array of strings, None where it is of another kind."""
+        import pyarrow as pa
+
+        values = self._read(column)
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        return values.cast(pa.large_string()).combine_chunks() if _is_text(values.type) else None
+
+    def _row(self, row: int) -> str:
+        """ "train.parquet row 3", counted from 0."""
+        import pyarrow.parquet as pq
+
+        for file in self.files:
+            count = pq.read_metadata(file).num_rows
+            if row < count:
+                break
+            row -= count
+        return f"{file.name} row {row}"
 
     @cached_property
     def _rows(self) -> _Rows:
@@ -143,12 +169,21 @@ def _naming(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"Cannot read {file} as parquet: {str(error).rstrip('.')}.") from error
+    # beyond Arrow's own errors, what is no UTF-8 in the file or a number too large for Python is met in other types
+    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        raise UsageError(f"Cannot read {file} as parquet: {brief(str(error).rstrip('.'), 200)}.") from error
 
 
-def _columns(file: Path) -> tuple[str, str, tuple[str, ...]]:
-    """Image column, label column, and class names (none where the schema does not say)."""
+class _Columns(NamedTuple):
+    """All columns' names, the image column, the label column, and class names (none where the schema does not say)."""
+
+    names: list[str]
+    image: str
+    label: str
+    class_names: tuple[str, ...]
+
+
+def _columns(file: Path, how: Reading) -> _Columns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -158,24 +193,72 @@ def _columns(file: Path) -> tuple[str, str, tuple[str, ...]]:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         types = {name: features[name].get("_type") for name in schema.names if isinstance(features.get(name), dict)}
         names = {name: tuple(map(str, features[name].get("names") or ())) for name in types}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise UsageError(
             f"{file}: its metadata 'huggingface' is malformed. Write the file anew with the package datasets, or without them."
         ) from None
-    image = pick(schema.names, "image", [name for name, kind in types.items() if kind == "Image"])
-    label = pick(schema.names, "label", [name for name, kind in types.items() if kind == "ClassLabel"])
+    images = ["image", *(name.lower() for name, kind in types.items() if kind == "Image")]
+    labels = ["label", *(name.lower() for name, kind in types.items() if kind == "ClassLabel"), *LABEL]
+    image = pick(schema.names, how.image_column, images, "image-column", str(file))
+    label = pick(schema.names, how.label_column, labels, "label-column", str(file))
     if image is None or label is None:
-        raise UsageError(f"{file}: expected columns 'image' and 'label'; found {', '.join(schema.names)}.")
+        raise no_columns(str(file), schema.names, image, label)
     kind = schema.field(image).type
-    if not pa.types.is_struct(kind) or {field.name for field in kind} != {"bytes", "path"}:
+    if not pa.types.is_struct(kind) or {field.name: _is_kind(field) for field in kind} != {"bytes": True, "path": True}:
         raise UsageError(f"{file}: column '{image}' is {kind}; expected a struct of bytes and path.")
-    if pa.types.is_nested(schema.field(label).type):
+    kind = schema.field(label).type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         raise UsageError(
-            f"{file}: column '{label}' is {schema.field(label).type}; expected one number or class name for each image."
+            f"{file}: column '{label}' is {kind}, several labels for each image. Multi-label data is not supported: expected "
+            "one number or class name for each image."
         )
-    return image, label, names.get(label, ())
+    return _Columns(schema.names, image, label, names.get(label, ()))
 
 
-def pick(columns: list[str], usual: str, of_the_type: list[str]) -> str | None:
-    """The column of the usual name, else the first that the features declare to be of its type."""
-    return usual if usual in columns else next(iter(of_the_type), None)
+def _is_kind(field: Any) -> bool:
+    """Whether a field of the image column holds what its name says; a column of nulls does, where a set has none."""
+    import pyarrow as pa
+
+    if pa.types.is_null(field.type):
+        return True
+    if field.name == "bytes":
+        return pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+    return _is_text(field.type)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _labels(
+    values: Any, class_names: tuple[str, ...], where: str, rows: Rows, how: Reading
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names of a column of any kind. Raises `UsageError`, naming rows, for a missing one."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not len(values):
+        return np.zeros(0, np.int64), class_names
+    empty = np.flatnonzero(values.is_null().to_numpy())
+    if len(empty):
+        raise UsageError(no_label(where, rows(empty)))
+    if _is_text(values.type):
+        with _naming_text(where):
+            return from_strings(values.cast(pa.large_string()).combine_chunks(), where, rows, how)
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise UsageError(f"{where}: its labels are {values.type}; expected one number or class name for each image.")
+    numbers = values.to_numpy()
+    if class_names:
+        return as_integers(numbers, where, rows), class_names
+    return from_numbers(numbers, where, rows)
+
+
+@contextmanager
+def _naming_text(where: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: a label is not UTF-8 text.") from error
