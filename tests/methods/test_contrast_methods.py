@@ -88,12 +88,12 @@ def test_ssd_swaps_the_trained_network_for_the_start_that_it_had() -> None:
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
-        for name, value in method.teacher.state_dict().items():
+        for name, value in method.teacher_backbone.state_dict().items():
             value.copy_(start[name])  # the noise above is training, which the teacher has none of
     scored = method.eval().logits(images)
     distil = next(stage for stage in method.stages(method.hp) if stage.name == "distil")
     method.before_stage(distil, RandomPasses(torch.float64))
-    assert_close(method.teacher_classifier(method.teacher(images)), scored)
+    assert_close(method.teacher_classifier(method.teacher_backbone(images)), scored)
     assert all(torch.equal(value, start[name]) for name, value in method.backbone.state_dict().items())
     assert method.scales.unique().tolist() == [1.0]
 

@@ -117,7 +117,7 @@ def positive_draws(clock: Clock, entries: int, images: int, device: torch.device
 
 class ClassifierStageOptions(Options):
     classifier_augment: str = Field("weak", description="of the classifier's stage")
-    classifier_sampler: Sampler = Field("instance", description="how the classifier's stage draws images")
+    classifier_sampler: Sampler = Field("balanced", description="how the classifier's stage draws images")
     classifier_epochs: int = Field(30, ge=1, description="epochs of the classifier's stage")
     classifier_lr: float = Field(1.0, gt=0, description="learning rate of the classifier's stage")
     classifier_batch_size: int | None = Field(None, ge=1, description="of the classifier's stage (null: the first's)")
@@ -160,6 +160,10 @@ class ContrastThenClassifier(Method):
             train_mode=("backbone", "classifier") if options.frozen_batchnorm == "train" else None,
             optim=optim,
         )
+
+    def prior_exponent(self) -> float | None:
+        known = {"instance": 1.0, "balanced": 0.0, "class_aware": 0.0}
+        return known.get(self.hp.classifier_sampler)
 
     def losses(self, batch: Batches, clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]

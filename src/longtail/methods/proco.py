@@ -77,6 +77,9 @@ class ProCo(Method):
     def check(cls, options: Any, classes: Classes, batch_size: int) -> None:
         check_batch_norm(batch_size)
 
+    def prior_exponent(self) -> float:
+        return 0.0
+
     def losses(self, batch: Batches, clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
         features = self.backbone(torch.cat(main.views))

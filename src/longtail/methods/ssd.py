@@ -67,7 +67,7 @@ class SSD(Method):
             self.queue.labels.zero_()
         self.hard_classifier = LinearClassifier(backbone.dim, len(classes))
         # Until the third stage these hold the start that the student will have.
-        self.teacher = copy.deepcopy(backbone).requires_grad_(False)
+        self.teacher_backbone = copy.deepcopy(backbone).requires_grad_(False)
         self.teacher_classifier = copy.deepcopy(self.classifier).requires_grad_(False)
 
     @classmethod
@@ -86,7 +86,7 @@ class SSD(Method):
                 "distil",
                 {"main": Stream((hp.augment,))},
                 student,
-                (*student, "teacher") if moving else None,
+                (*student, "teacher_backbone") if moving else None,
                 {} if hp.distil_epochs is None else {"epochs": hp.distil_epochs},
             ),
         ]
@@ -105,7 +105,7 @@ class SSD(Method):
             self.classifier.weight.mul_(self.scales[:, None])
             self.classifier.bias.mul_(self.scales)
             self.scales.fill_(1.0)
-            for one, other in ((self.backbone, self.teacher), (self.classifier, self.teacher_classifier)):
+            for one, other in ((self.backbone, self.teacher_backbone), (self.classifier, self.teacher_classifier)):
                 first, second = copy.deepcopy(one.state_dict()), copy.deepcopy(other.state_dict())
                 one.load_state_dict(second)
                 other.load_state_dict(first)
@@ -140,7 +140,7 @@ class SSD(Method):
     def _distil(self, main: Batch) -> dict[str, Tensor]:
         features = self.backbone(main.views[0])
         with torch.no_grad():
-            taught = self.teacher_classifier(self.teacher(main.views[0]))
+            taught = self.teacher_classifier(self.teacher_backbone(main.views[0]))
         distilled = distillation(self.classifier(features)[:, None], taught, self.hp.distil_tau)
         return {
             "ce": F.cross_entropy(self.hard_classifier(features), main.labels),
