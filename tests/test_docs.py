@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -21,8 +21,9 @@ import longtail
 from longtail import api
 from longtail.cli import app, shared
 from longtail.config import Config, DataConfig, TrainConfig
-from longtail.methods import METHODS, method_class
+from longtail.methods import METHODS, Entry, method_class
 from longtail.recipes import all_recipes
+from longtail.report.options import option_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *ROOT.glob("README.md")]
@@ -30,31 +31,12 @@ TABLE = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTAL
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def type_name(annotation: Any) -> str:
-    """How a page writes a type: `int`, `float or null`, `exp, step`."""
-    if annotation is type(None):
-        return "null"
-    if get_origin(annotation) is tuple:
-        return f"list of {type_name(get_args(annotation)[0])}"
-    if get_origin(annotation) is dict:
-        return "mapping"
-    if arguments := get_args(annotation):
-        literal = get_origin(annotation) is Literal
-        return ", ".join(map(str, arguments)) if literal else " or ".join(map(type_name, arguments))
-    return annotation.__name__
-
-
 def options_table(model: type[BaseModel]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("option", "type", "default", "meaning")]
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = (
-            "required" if field.is_required() else f"`{default if isinstance(default, str) else json.dumps(default)}`"
-        )
-        rows.append((f"`{name}`", type_name(field.annotation), shown, field.description or ""))
-    return rows
+    header = ("option", "type", "default", "meaning")
+    return [
+        header,
+        *((f"`{row[0]}`", row[1], f"`{row[2]}`" if row[2] else "required", row[3]) for row in option_rows(model)),
+    ]
 
 
 def recipes_table(method: str) -> list[tuple[str, ...]]:
@@ -282,7 +264,8 @@ def test_the_example_method_trains(monkeypatch, tmp_path):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "longtail.methods.weighted_ce", module)
     spec.loader.exec_module(module)
-    monkeypatch.setitem(METHODS, "weighted_ce", ("weighted_ce:WeightedCrossEntropy", "the example"))
+    entry = Entry("weighted_ce:WeightedCrossEntropy", "losses", 2026, "the example")
+    monkeypatch.setitem(METHODS, "weighted_ce", entry)
 
     results = longtail.train(
         "weighted_ce",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,16 @@ def make_config(method: str, recipe: str | None = None, overrides: Mapping[str, 
     # Checked here, before any work, though the method itself is built much later.
     values["options"] = validate(cls.Options, values.get("options", {}), f"options of {method}").model_dump(mode="json")
     return validate(Config, values, "configuration")
+
+
+def go_on_from(run: str | Path, then: Sequence[str], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `train` takes to go on with a finished run, as it was begun, by the second stages named in `then`.
+
+    Raises `UsageError` where `run` is no run folder.
+    """
+    config = Run.open(run).config()
+    told = config.model_dump(mode="json", exclude={"method", "stages", "recipe"}, exclude_none=True)
+    return merge(told, overrides or {}) | {"method": "+".join((config.method, *then)), "start_from": str(run)}
 
 
 def train(

@@ -170,8 +170,8 @@ def flat(nested: Mapping[str, Any], separator: str, prefix: str = "") -> Iterato
 def parse_set(assignment: str, options: Iterable[str]) -> dict[str, Any]:
     """Turn ``lr=0.05`` or ``data.profile=step`` into a nested mapping.
 
-    `options` are the names of the method's own hyper-parameters. A bare name is looked up in every section and must be
-    in just one. The value is read as YAML. Raises `UsageError`.
+    `options` are the names of the method's own hyper-parameters, see `option_names`. A name is looked up in every section:
+    the least deep that has it is meant. The value is read as YAML. Raises `UsageError`.
     """
     key, sign, text = assignment.partition("=")
     if not sign or not key:
@@ -187,13 +187,25 @@ def parse_set(assignment: str, options: Iterable[str]) -> dict[str, Any]:
             places |= {f"{name}.{inner}" for inner in section.model_fields}
         elif name not in ("options", "method"):
             places.add(name)
-    matches = [place for place in sorted(places) if place == key or place.rpartition(".")[2] == key]
+    matches = [place for place in sorted(places) if f".{place}".endswith(f".{key}")]
     if not matches:
         raise unknown_name("option", key, places | {place.rpartition(".")[2] for place in places})
-    if len(matches) > 1 and key not in matches:
+    depth = min(place.count(".") for place in matches)
+    matches = [place for place in matches if place.count(".") == depth]
+    if len(matches) > 1:
         raise UsageError(f"Option '{key}' is ambiguous: write {' or '.join(matches)}.")
-    section_name, _, name = (key if key in matches else matches[0]).rpartition(".")
-    return {section_name: {name: value}} if section_name else {name: value}
+    for name in reversed(matches[0].split(".")):
+        value = {name: value}
+    return value
+
+
+def option_names(model: type[BaseModel]) -> Iterator[str]:
+    """The names of a model's fields, those of sections in it after the section's: "crt.epochs"."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from (f"{name}.{inner}" for inner in option_names(field.annotation))
+        else:
+            yield name
 
 
 def validate(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:

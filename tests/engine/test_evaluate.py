@@ -7,7 +7,7 @@ from longtail.classes import Classes
 from longtail.data.images import ArraySet
 from longtail.data.loaders import build_loader
 from longtail.engine.evaluate import evaluate, evaluate_flipped
-from longtail.methods.ce import CrossEntropy
+from longtail.methods.plain import PlainMethod
 from longtail.models import build_backbone
 
 
@@ -18,7 +18,7 @@ def test_plain_and_flipped_scores_are_those_of_the_logits_by_hand():
     loader = build_loader(
         images, device="cpu", channels=3, image_size=None, mean=(0.5,) * 3, std=(0.2,) * 3, budget_bytes=10**9
     )
-    method = CrossEntropy(build_backbone("resnet8"), Classes(tuple("abc"), (200, 50, 10)), CrossEntropy.Options())
+    method = PlainMethod(build_backbone("resnet8"), Classes(tuple("abc"), (200, 50, 10)), PlainMethod.Options())
 
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.2
     with torch.no_grad():

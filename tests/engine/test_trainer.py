@@ -25,7 +25,7 @@ from longtail.engine.deploy import load
 from longtail.engine.run import Run, environment
 from longtail.engine.trainer import Trainer
 from longtail.errors import LongtailError, UsageError
-from longtail.methods.ce import CrossEntropy
+from longtail.methods.plain import PlainMethod
 from longtail.models import Backbone
 from longtail.plain_yaml import load_yaml
 
@@ -150,7 +150,7 @@ def test_validation_is_watched_and_the_test_set_only_seen_at_the_end(photos, tmp
 def test_averaged_weights_are_what_is_kept(photos, tmp_path, monkeypatch):
     after_each_step = []
     monkeypatch.setattr(
-        CrossEntropy, "after_step", lambda self, clock: after_each_step.append(self.classifier.weight.detach().clone())
+        PlainMethod, "after_step", lambda self, clock: after_each_step.append(self.classifier.weight.detach().clone())
     )
     train(tmp_path / "run", photos, epochs=2, ema=0.7)
     expected = after_each_step[0]
@@ -195,13 +195,13 @@ def test_authors_protocol_is_a_second_column(photos, tmp_path):
 
 
 def test_a_loss_that_is_not_finite(photos, tmp_path, monkeypatch):
-    losses = CrossEntropy.losses
+    losses = PlainMethod.losses
 
     def spoilt(self, batch, clock):
         terms = losses(self, batch, clock)
         return terms if (clock.epoch, clock.step) < (1, 2) else {**terms, "extra": terms["ce"] * float("nan")}
 
-    monkeypatch.setattr(CrossEntropy, "losses", spoilt)
+    monkeypatch.setattr(PlainMethod, "losses", spoilt)
     with pytest.raises(LongtailError, match=r"epoch 2, step 3, loss term 'extra' .*The last good checkpoint") as e:
         train(tmp_path / "run", photos, epochs=3)
     assert e.value.exit_code == 1
@@ -211,14 +211,14 @@ def test_a_loss_that_is_not_finite(photos, tmp_path, monkeypatch):
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(photos, tmp_path, monkeypatch):
-    after_step = CrossEntropy.after_step
+    after_step = PlainMethod.after_step
 
     def spoil(self, clock):
         after_step(self, clock)
         if (clock.epoch, clock.step) == (1, clock.steps - 1):
             self.classifier.weight.data[0, 0] = float("inf")
 
-    monkeypatch.setattr(CrossEntropy, "after_step", spoil)
+    monkeypatch.setattr(PlainMethod, "after_step", spoil)
     with pytest.raises(LongtailError, match=r"epoch 2, step 5, weight 'classifier.weight' is not finite"):
         train(tmp_path / "run", photos, epochs=3)
     assert all(value.isfinite().all() for value in Run.open(tmp_path / "run").load_checkpoint()["method"].values())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from longtail.losses.decoupling import ncm_scores, ncm_transform, tau_normalised
-from longtail.losses.meta_sampler import draw_images, initial_rate_logits, stepped
+from longtail.losses.meta_sampler import draw_images, initial_rate_logits, noise_of_draw, stepped
 from longtail.losses.softmax import logit_adjusted_cross_entropy
 
 
@@ -82,3 +82,26 @@ def test_step_with_momentum_is_that_of_the_optimiser() -> None:
     loss().backward()
     optimiser.step()
     torch.testing.assert_close(ours, weight)
+
+
+def test_noise_of_a_draw_is_that_of_the_images_it_would_have_drawn() -> None:
+    """Mean and spread of the softmax's share of the drawn image, by which image that is, against drawing by noise."""
+    torch.manual_seed(0)
+    rates, labels, draws = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([0, 0, 1, 2]), 40000
+    logits = F.logsigmoid(rates)[labels]
+
+    def gumbel() -> torch.Tensor:
+        return -(-torch.rand(draws, 4).log()).log()
+
+    noise = gumbel()
+    expected = (logits + noise).argmax(1)
+    after = noise_of_draw(logits, expected, gumbel())
+    drawn, _ = draw_images(rates, labels, after)
+    assert torch.equal(drawn, expected)
+    for image in range(4):
+        here = expected == image
+        for statistic in (torch.mean, torch.std):
+            ours, theirs = (statistic(x[here], dim=0) for x in (after, noise))
+            torch.testing.assert_close(ours, theirs, atol=0.06, rtol=0.06)
+            shares = [statistic((logits + x)[here].softmax(1)[:, image]) for x in (after, noise)]
+            torch.testing.assert_close(*shares, atol=0.02, rtol=0.02)

@@ -118,7 +118,11 @@ def test_bce3s_second_stage(golden, assert_close_relative, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "build", [lambda c: BCE3S(Features(16), c, BCE3SOptions()), lambda c: GLMC(Features(16), c, GLMCOptions())]
+    "build",
+    [
+        lambda c: BCE3S(Features(16), c, BCE3SOptions(finetune="maxnorm")),
+        lambda c: GLMC(Features(16), c, GLMCOptions(finetune="maxnorm")),
+    ],
 )
 def test_maxnorm_stage(golden, assert_close_relative, build):
     v = golden("maxnorm_projection")

@@ -178,7 +178,7 @@ def test_bce3s_second_stage(golden, monkeypatch) -> None:
     monkeypatch.setattr(bce3s, "draw_class_mask", lambda *_: v["drawn_classes"][step[0]].bool())
     options = BCE3SOptions(finetune="maxnorm", frozen_batchnorm="train", beta=0.99999)
     method = BCE3S(tiny_backbone(), classes(v), options)
-    close(method.class_weights, v["class_weights"])
+    close(method.maxnorm_weights, v["class_weights"])
 
     def batches(now: int) -> dict[str, Batch]:
         step[0] = now

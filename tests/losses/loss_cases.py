@@ -261,8 +261,9 @@ def class_balanced_case(kind: str) -> Case:
 def one_by_one(name: str, scores: list[float], label: int, counts: list[int]) -> float:
     """A classifier loss of one image, with gamma = 2, tau = 1.5, and margins up to 0.5 on scores of scale 3."""
     log_p, total = log_softmax(scores), sum(counts)
-    if name == "logit_adjusted":
-        return -log_softmax([s + 1.5 * log(n / total) for s, n in zip(scores, counts, strict=True)])[label]
+    if name in ("logit_adjusted", "balanced_softmax"):
+        tau = 1.5 if name == "logit_adjusted" else 1
+        return -log_softmax([s + tau * log(n / total) for s, n in zip(scores, counts, strict=True)])[label]
     if name == "ldam":
         margin = 1.5 * (min(counts) / counts[label]) ** 0.25
         return -log_softmax([s - margin * (c == label) for c, s in enumerate(scores)])[label]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from importlib.resources import files
+from typing import Annotated, Any
 
 import typer
 
@@ -11,18 +13,95 @@ from .app import app
 from .shared import console, say
 
 
-@app.command()
-def methods() -> None:
-    """List the methods."""
+@app.command(epilog="Example: [bold]longtail methods ldam[/]")
+def methods(name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None) -> None:
+    """List the methods, or show one: its options, recipes and figures."""
     from rich.table import Table
 
-    from ..methods import METHODS
+    from ..methods import METHODS, SECOND_STAGES, Entry
 
-    table = Table("method", "what it is", box=None)
-    for name, (_, about) in METHODS.items():
-        table.add_row(name, about)
+    if name is not None:
+        _show_method(name)
+        return
+    costs = _costs()
+    groups: dict[str, dict[str, Entry]] = {}
+    for key, entry in METHODS.items():
+        groups.setdefault(entry.kind, {})[key] = entry
+    groups["second stages, after a method: --then STAGE"] = SECOND_STAGES
+    for kind, members in groups.items():
+        table = Table(box=None, title=kind, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
+        for heading, width in zip(("", "year", "views", "work", "params"), (16, 4, 5, 5, 6), strict=True):
+            table.add_column(heading, width=width)
+        table.add_column("")
+        for key, entry in members.items():
+            cost = costs.get(key, {}) if members is not SECOND_STAGES else {}
+            numbers = (f"{cost[part]:g}" if part in cost else "-" for part in ("views", "work", "parameters"))
+            table.add_row(
+                key, str(entry.year), *numbers, entry.about + (f"; needs {entry.needs}" if entry.needs else "")
+            )
+        console.print(table)
+    say(
+        "\nviews: augmented images for each image of an epoch. work, params: operations of a step's forward pass, and what is "
+        "trained, in multiples of cross-entropy's (resnet32, 100 classes). "
+        "Several labels an image, and hierarchies of classes, are for none of them yet.\n"
+        "One in detail: longtail methods METHOD. Train one: longtail train METHOD --data SOURCE"
+    )
+
+
+def _costs() -> dict[str, Any]:
+    """What each method costs, as `python tests/test_docs.py` measured it."""
+    costs: dict[str, Any] = json.loads((files("longtail.methods") / "costs.json").read_text())
+    return costs
+
+
+def _show_method(name: str) -> None:
+    """A method's options with defaults, its paper, its recipes and their figures."""
+    from rich.table import Table
+
+    from ..methods import METHODS, method_class
+    from ..recipes import all_recipes
+    from ..report.options import option_rows
+
+    cls = method_class(name)
+    entry = METHODS[name.partition("+")[0]]
+    say(f"{name}: {entry.about} ({entry.kind}, {entry.year})")
+    say(" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+    if entry.needs:
+        say(f"Needs {entry.needs}.")
+    options = Table(
+        "option", "type", "default", "meaning", box=None, title="\nOptions: --set option=value", title_justify="left"
+    )
+    for row in option_rows(cls.Options):
+        options.add_row(*row)
+    console.print(options)
+    if defaults := cls.train_defaults:
+        say("\nTrained with, unless told otherwise: " + ", ".join(f"{key} {value}" for key, value in defaults.items()))
+    recipes = {key: recipe for key, recipe in all_recipes().items() if recipe.method == name.partition("+")[0]}
+    if not recipes:
+        say("\nNo recipes.")
+        return
+    table = Table(
+        "recipe",
+        "network",
+        "reported %",
+        "measured %",
+        box=None,
+        title="\nRecipes: --recipe NAME",
+        title_justify="left",
+    )
+    measured = _measured()
+    for key, recipe in recipes.items():
+        reported = "\n".join(f"{figure.top1:g} ({figure.source})" for figure in recipe.reported)
+        table.add_row(key.partition("/")[2], recipe.backbone, reported or "-", measured.get(key, "not yet"))
     console.print(table)
-    say("\nTrain one: longtail train METHOD --data SOURCE")
+
+
+def _measured() -> dict[str, str]:
+    """What `longtail reproduce` measured of each recipe, at the last epoch."""
+    file = files("longtail.recipes") / "measured.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    headlines = {line["recipe"]: (next(iter(line["measured"].values())), len(line["seeds"])) for line in lines}
+    return {key: f"{value['mean']} ± {value['std']} ({seeds} seeds)" for key, (value, seeds) in headlines.items()}
 
 
 @app.command(epilog="Example: [bold]longtail recipes glmc/cifar10-lt-100[/]")

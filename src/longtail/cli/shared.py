@@ -49,12 +49,12 @@ def say(text: str) -> None:
 
 def settings_of(method: str, assignments: list[str] | None) -> dict[str, Any]:
     """The --set options as one nested mapping."""
-    from ..config import merge, parse_set
+    from ..config import merge, option_names, parse_set
     from ..methods import method_class
 
     values: dict[str, Any] = {}
     for assignment in assignments or ():
-        values = merge(values, parse_set(assignment, method_class(method).Options.model_fields))
+        values = merge(values, parse_set(assignment, option_names(method_class(method).Options)))
     return values
 
 

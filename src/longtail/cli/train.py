@@ -58,6 +58,9 @@ def train(
         list[str] | None, typer.Option("--set", help="Any other option, key=value; repeatable.")
     ] = None,
     start_from: Annotated[str | None, typer.Option("--from", help="Run folder whose weights to start from.")] = None,
+    then: Annotated[
+        str | None, typer.Option(help="Second stages to go on with, comma-separated: see `longtail methods`.")
+    ] = None,
     stages: Annotated[str | None, typer.Option(help="Which of the method's stages to run, comma-separated.")] = None,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out.")] = False,
     no_class_names: Annotated[
@@ -83,9 +86,19 @@ def train(
         results = api.resume(resume, reporter, method)
         out = resume
     else:
-        if method is None:
-            raise UsageError("Name a method, for instance `longtail train balanced_softmax`, or give --resume RUN.")
-        overrides = settings_of(method, settings)
+        begun: dict[str, Any] = {}
+        seconds = then.split(",") if then else []
+        if method is None and start_from and seconds:
+            begun = api.go_on_from(start_from, seconds)
+            method = begun.pop("method")
+        elif method is None:
+            raise UsageError(
+                "Name a method, for instance `longtail train balanced_softmax`, give --resume RUN, or go on with a run: "
+                "--from RUN --then STAGE."
+            )
+        else:
+            method = "+".join((method, *seconds))
+        overrides = merge(begun, settings_of(method, settings))
         told: dict[str, Any] = {
             "backbone": backbone,
             "seed": seed,

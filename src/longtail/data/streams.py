@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 Sampler = Literal[
-    "instance", "balanced", "power", "reversed", "square_root", "progressive", "effective_number", "class_aware", "own"
+    "instance", "balanced", "power", "reversed", "square_root", "progressive", "effective_number", "class_aware"
 ]
 
 
@@ -29,7 +29,7 @@ class Stream:
     """
 
     views: tuple[str, ...]
-    sampler: Sampler = "instance"
+    sampler: Sampler | Literal["own"] = "instance"
     q: float = 0.0
     beta: float = 0.9999
     per_class: int = 4

@@ -134,7 +134,9 @@ def stages_done(source: Run, method_name: str, learned_before: tuple[str, ...]) 
     progress = progress_of(source, state)
     if not progress.lines:
         raise LongtailError(f"{source.path} has not finished an epoch: there is nothing to start from yet.")
-    return progress.finished if state["method_name"] == method_name else list(learned_before)
+    if f"{method_name}+".startswith(f"{state['method_name']}+"):  # the same, or going on with second stages
+        return progress.finished
+    return list(learned_before)
 
 
 @torch.no_grad()
@@ -170,7 +172,12 @@ def start_from(method: Method, source: Run) -> None:
             to, at = (list(places) for places in zip(*shared, strict=True))
             taken[name] = value.index_copy(0, torch.tensor(to, device=value.device), other[at].to(value))
             by_row.add(part)
-    absent = [name for name in ours if name.startswith("backbone.") and name not in taken]
+    absent = [name for name in ours if name.split(".")[0] in method.needed_from and name not in taken]
+    if absent and not absent[0].startswith("backbone."):
+        raise UsageError(
+            f"{source.path} has no {absent[0].split('.')[0]} to go on with: it is of another kind, shape or set of classes. "
+            f"Go on with that run as it is, by longtail train --from {source.path} --then STAGE, or start from another."
+        )
     if absent:
         raise UsageError(
             f"{source.path} has another backbone ({source.config().backbone}): '{absent[0]}' does not fit."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 
 from ..config import TrainConfig
 from ..errors import UsageError
 from ..methods.base import Batch, Stage, Stream
 from ..seeding import derive_seed
 from .prepare import Loaders
+from .run import Run
 
 
 class RunPasses:
@@ -34,9 +36,24 @@ class RunPasses:
 
     def held_out(self) -> Iterator[Batch]:
         """See `Passes.held_out`."""
-        if "val" not in self._loaders.held_out:
-            raise UsageError(
-                f"Stage {self._stage.name} chooses by images held out of training, and there are none: "
-                "hold some out, for instance with --set validation=0.1."
-            )
+        check_held_out(self._stage, self._loaders.held_out)
         return self._loaders.held_out["val"].evaluation(self._train.batch_size)
+
+
+def check_held_out(stage: Stage, splits: Mapping[str, object]) -> None:
+    """Raise `UsageError` where `stage` chooses by held-out images and `splits` has none."""
+    if "val" not in splits:
+        raise UsageError(
+            f"Stage {stage.name} chooses by images held out of training, and there are none: "
+            "hold some out, for instance with --set validation=0.1."
+        )
+
+
+def check_held_out_from(stage: Stage, source: Run, subset_hash: str) -> None:
+    """Raise `UsageError` where `source`, from which the run starts, trained on other images than the run has for it."""
+    trained = json.loads(source.environment_file.read_text())["data"]["subset_hash"]
+    if trained != subset_hash:
+        raise UsageError(
+            f"Stage {stage.name} chooses by images held out of training, but {source.path} was trained on other images, "
+            "and maybe on these: train it with the same data options (validation, seed, ...) first."
+        )

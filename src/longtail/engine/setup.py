@@ -69,6 +69,7 @@ def freeze_all_but(method: Method, stage: Stage, able: frozenset[str]) -> dict[s
         if not any(_within(name, part) for name in parameters):
             raise ValueError(f"stage '{stage.name}' trains '{part}': {type(method).__name__} has no such parameters")
     learns = {id(value) for name, value in parameters.items() if any(_within(name, part) for part in wanted)}
+    learns -= {id(value) for name, value in parameters.items() if any(_within(name, part) for part in stage.frozen)}
     method.requires_grad_(False)
     learning = {name: value for name, value in method.named_parameters() if name in able and id(value) in learns}
     for parameter in learning.values():

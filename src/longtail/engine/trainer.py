@@ -37,7 +37,7 @@ from .checkpoint import (
     start_from,
 )
 from .evaluate import evaluate, evaluate_flipped
-from .passes import RunPasses
+from .passes import RunPasses, check_held_out, check_held_out_from
 from .prepare import (
     Subset,
     build_loaders,
@@ -100,6 +100,10 @@ class Trainer:
         subset = images_of(self.run) if state else choose_images(config.data, config.seed)
         check_method(config, subset.classes)
         check_teacher(config, subset)
+        for stage in (stage for stage in stages if stage.held_out):
+            check_held_out(stage, subset.held_out)
+            if config.start_from is not None:
+                check_held_out_from(stage, Run.open(config.start_from), subset.description["subset_hash"])
         channels = settle_pixels(config.data, subset)
         size = SquareReader(subset.train, channels, config.data.image_size).size
         method = self._build_method(subset, channels, size)  # before a million images are decoded for nothing

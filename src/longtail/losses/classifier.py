@@ -15,18 +15,20 @@ from .distributed import all_gather_with_grad
 from .precision import full_precision
 from .softmax import focal_per_sample, ldam_margins
 
-LossName = Literal["ce", "focal", "ldam", "logit_adjusted", "bce", "sigmoid_focal", "softmax_bce"]
+LossName = Literal["ce", "balanced_softmax", "logit_adjusted", "ldam", "focal", "bce", "sigmoid_focal", "softmax_bce"]
 # Yes/no questions about each class, whose scores should start from the prior 1 / C.
 SIGMOID: tuple[LossName, ...] = ("bce", "sigmoid_focal")
+# Adjusted by the prior in training, so that the scores themselves are for balanced classes.
+PRIOR: tuple[LossName, ...] = ("balanced_softmax", "logit_adjusted")
 
 
 class ClassifierLoss(nn.Module):
     """One of these losses with what it needs to know of the classes.
 
     - ce: cross-entropy. focal: times (1 - p_y)^`gamma`.
+    - logit_adjusted: cross-entropy after `tau` log(n_c / N) was added to the scores; balanced_softmax: the same with tau = 1.
     - ldam: cross-entropy after the label's score was lowered by `scale` * `max_margin` * (n_min / n_y)^(1/4), where `scale` is
       that of cosine scores, or 1.
-    - logit_adjusted: cross-entropy after `tau` log(n_c / N) was added to the scores; tau = 1 is Balanced Softmax.
     - bce, sigmoid_focal: binary cross-entropy summed over classes, and its focal form.
     - softmax_bce: binary cross-entropy of softmax probabilities averaged over classes, as in weight balancing.
 
@@ -51,7 +53,7 @@ class ClassifierLoss(nn.Module):
         super().__init__()
         self.name, self.gamma, self.over = name, gamma, over
         prior = class_counts.float() / class_counts.sum()
-        self.register_buffer("shift", tau * prior.log(), persistent=False)
+        self.register_buffer("shift", (1.0 if name == "balanced_softmax" else tau) * prior.log(), persistent=False)
         self.register_buffer("margins", scale * ldam_margins(class_counts, max_margin), persistent=False)
 
     @full_precision
@@ -65,7 +67,7 @@ class ClassifierLoss(nn.Module):
             return sigmoid_focal_per_sample(logits, labels, self.gamma)
         if self.name == "softmax_bce":
             return softmax_bce_per_sample(logits, labels)
-        if self.name == "logit_adjusted":
+        if self.name in PRIOR:
             logits = logits + self.shift
         elif self.name == "ldam":
             logits = logits.scatter_add(1, labels[:, None], -self.margins[labels, None].to(logits.dtype))

@@ -28,6 +28,19 @@ def draw_images(rate_logits: Tensor, labels: Tensor, gumbel: Tensor) -> tuple[Te
     return drawn, 1 + (chosen - chosen.detach())
 
 
+def noise_of_draw(logits: Tensor, drawn: Tensor, gumbel: Tensor) -> Tensor:
+    """Gumbel noise [B, N] as it is distributed where `logits` [N] plus it is greatest at `drawn` int64 [B].
+
+    So images may be drawn first, by any means that follows the logits, and the noise that would have drawn them after: the
+    greatest value is a Gumbel number around the logits' log-sum-exp, and the others are Gumbel numbers below it. `gumbel`:
+    [B, N], unconditional noise.
+    """
+    own = drawn[:, None]
+    greatest = logits.logsumexp(0) + gumbel.gather(1, own)
+    values = -torch.logaddexp(-greatest, -(logits + gumbel))
+    return values.scatter(1, own, greatest) - logits
+
+
 def stepped(
     parameters: Mapping[str, Tensor],
     loss: Tensor,

@@ -1,45 +1,122 @@
-"""The methods, one file each. A new one is its file and a line here."""
+"""The methods. A new one is its file and a line here."""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import unknown_name
 
 if TYPE_CHECKING:
     from .base import Method
 
-# name: (module:class, what it is). Modules are imported when asked for, so that listing them costs nothing.
+
+class Entry(NamedTuple):
+    """What is known of a method without importing it. `where`: module:class. `needs`: what a user must have or allow for."""
+
+    where: str
+    kind: str
+    year: int
+    about: str
+    needs: str = ""
+
+
+# In the order of `longtail methods`. Modules are imported when asked for, so that listing them costs nothing.
 METHODS = {
-    "ce": ("ce:CrossEntropy", "cross-entropy, the baseline"),
-    "balanced_softmax": ("ce:BalancedSoftmax", "cross-entropy on logits shifted by the class prior (NeurIPS 2020)"),
-    "glmc": ("glmc:GLMC", "global and local mixture consistency (CVPR 2023)"),
-    "bce3s": ("bce3s:BCE3S", "binary cross-entropy for joint, contrastive and uniform learning (AAAI 2026)"),
-    "bcl": ("bcl:BCL", "balanced contrastive learning (CVPR 2022)"),
-    "ride": ("ride:RIDE", "diverse experts, with a teacher and routers where asked for (ICLR 2021)"),
-    "sade": ("sade:SADE", "three experts for three class distributions (NeurIPS 2022)"),
-    "ncl": ("ncl:NCL", "whole networks that learn from each other (CVPR 2022)"),
-    "balpoe": ("balpoe:BalPoE", "experts with logit adjustments of different strengths (CVPR 2023)"),
-    "supcon": ("supcon:SupCon", "supervised contrastive learning, then a linear classifier (NeurIPS 2020)"),
-    "kcl": ("kcl:KCL", "k-positive contrastive learning, then a linear classifier (ICLR 2021)"),
-    "tsc": ("tsc:TSC", "kcl towards targets spread evenly over the sphere (CVPR 2022)"),
-    "paco": ("paco:PaCo", "parametric contrastive learning: class centres among the contrasts (ICCV 2021)"),
-    "gpaco": ("paco:GPaCo", "paco without a momentum encoder (TPAMI 2023)"),
-    "ssd": ("ssd:SSD", "self-supervised features, then distillation to a new network (ICCV 2021)"),
-    "proco": ("proco:ProCo", "contrast with a distribution estimated for each class (TPAMI 2024)"),
-    "cosface": ("epl:CosFace", "faces: a margin on the cosine (CVPR 2018)"),
-    "arcface": ("epl:ArcFace", "faces: a margin on the angle (CVPR 2019)"),
-    "uniface": ("epl:UniFace", "faces: one threshold for all identities (ICCV 2023)"),
-    "cosface_epl": ("epl:CosFaceEPL", "cosface with empirical prototypes and adaptive margins (2024)"),
-    "arcface_epl": ("epl:ArcFaceEPL", "arcface with the same"),
-    "uniface_epl": ("epl:UniFaceEPL", "uniface with the same"),
+    "ce": Entry("plain:PlainMethod", "losses", 1989, "cross-entropy, the baseline"),
+    "focal": Entry("plain:Focal", "losses", 2017, "cross-entropy that easy images count less in"),
+    "class_balanced": Entry(
+        "plain:ClassBalanced", "losses", 2019, "sigmoid focal loss, classes weighted by effective number"
+    ),
+    "ldam": Entry("plain:LDAM", "losses", 2019, "larger margins for rarer classes, then class weights (LDAM-DRW)"),
+    "balanced_softmax": Entry(
+        "plain:BalancedSoftmax", "losses", 2020, "cross-entropy on scores shifted by the class prior"
+    ),
+    "logit_adjustment": Entry("plain:LogitAdjustment", "losses", 2021, "the same, the shift times tau"),
+    "weight_balancing": Entry("decoupled:WeightBalancing", "decoupled", 2022, "strong weight decay, then MaxNorm"),
+    "mixup": Entry("plain:MixUp", "mixing", 2018, "pairs of images blended, and their labels"),
+    "cutmix": Entry("plain:CutMix", "mixing", 2019, "a box of one image pasted on another"),
+    "remix": Entry("plain:Remix", "mixing", 2020, "MixUp whose label goes to the much rarer class"),
+    "cmo": Entry("plain:CMO", "mixing", 2022, "a box of an image of a rare class pasted on any other"),
+    "crt": Entry("decoupled:CRT", "decoupled", 2020, "a new classifier learns class-balanced, after the features"),
+    "lws": Entry("decoupled:LWS", "decoupled", 2020, "one factor for each class's scores learns, after the features"),
+    "tau_norm": Entry(
+        "decoupled:TauNorm", "decoupled", 2020, "rows divided by a power of their length, after training"
+    ),
+    "ncm": Entry("decoupled:NCM", "decoupled", 2020, "the nearest class mean decides, after training"),
+    "balms": Entry(
+        "decoupled:BALMS", "decoupled", 2020, "Balanced Softmax on features, sampling rates learned with it"
+    ),
+    "los": Entry("decoupled:LOS", "decoupled", 2025, "a new classifier learns from labels smoothed almost to uniform"),
+    "bbn": Entry("bbn:BBN", "two branches", 2020, "from a branch for images as they come to one for rare classes"),
+    "isda": Entry("isda:ISDA", "implicit augmentation", 2019, "features moved as their class varies, in closed form"),
+    "risda": Entry(
+        "decoupled:RISDA", "implicit augmentation", 2022, "the same; rare classes borrow from what they are taken for"
+    ),
+    "glmc": Entry("glmc:GLMC", "consistency", 2023, "global and local mixture consistency"),
+    "bce3s": Entry(
+        "bce3s:BCE3S", "consistency", 2026, "binary cross-entropy for joint, contrastive and uniform learning"
+    ),
+    "bcl": Entry("bcl:BCL", "contrastive", 2022, "balanced contrastive learning"),
+    "supcon": Entry("supcon:SupCon", "contrastive", 2020, "supervised contrast, then a linear classifier"),
+    "kcl": Entry("kcl:KCL", "contrastive", 2021, "k positives each, then a linear classifier"),
+    "tsc": Entry("tsc:TSC", "contrastive", 2022, "kcl towards targets spread evenly over the sphere"),
+    "paco": Entry("paco:PaCo", "contrastive", 2021, "class centres among the contrasts"),
+    "gpaco": Entry("paco:GPaCo", "contrastive", 2023, "paco without a momentum encoder"),
+    "ssd": Entry("ssd:SSD", "contrastive", 2021, "self-supervised features, then distillation to a new network"),
+    "proco": Entry("proco:ProCo", "contrastive", 2024, "contrast with a distribution estimated for each class"),
+    "ride": Entry("ride:RIDE", "several experts", 2021, "diverse experts, with a teacher and routers where asked for"),
+    "sade": Entry("sade:SADE", "several experts", 2022, "three experts for three class distributions"),
+    "ncl": Entry("ncl:NCL", "several experts", 2022, "whole networks that learn from each other"),
+    "balpoe": Entry("balpoe:BalPoE", "several experts", 2023, "experts with logit adjustments of different strengths"),
+    "cosface": Entry("epl:CosFace", "faces", 2018, "a margin on the cosine"),
+    "arcface": Entry("epl:ArcFace", "faces", 2018, "a margin on the angle"),
+    "uniface": Entry("epl:UniFace", "faces", 2023, "one threshold for all identities"),
+    "cosface_epl": Entry("epl:CosFaceEPL", "faces", 2024, "cosface with empirical prototypes and adaptive margins"),
+    "arcface_epl": Entry("epl:ArcFaceEPL", "faces", 2024, "arcface with the same"),
+    "uniface_epl": Entry("epl:UniFaceEPL", "faces", 2024, "uniface with the same"),
+}
+
+# What can follow any of them that ends in one classifier: `--then NAME`, "METHOD+NAME". See `second_stage`.
+SECOND_STAGES = {
+    "crt": Entry("retraining:CRT", "decoupled", 2020, "a new classifier learns class-balanced"),
+    "balanced_softmax": Entry(
+        "retraining:BalancedSoftmaxStage", "decoupled", 2020, "a new one learns by Balanced Softmax"
+    ),
+    "balms": Entry("balms:BALMS", "decoupled", 2020, "the same, and with it how often each class is drawn"),
+    "los": Entry("retraining:LOS", "decoupled", 2025, "a new one learns from labels smoothed almost to uniform"),
+    "maxnorm": Entry(
+        "retraining:MaxNorm", "decoupled", 2022, "the classifier learns on with the length of its rows limited"
+    ),
+    "lws": Entry("retraining:LWS", "decoupled", 2020, "one factor for each class's scores learns"),
+    "tau_norm": Entry(
+        "after_training:TauNorm", "decoupled", 2020, "no training: rows divided by a power of their length"
+    ),
+    "ncm": Entry("after_training:NCM", "decoupled", 2020, "no training: the nearest class mean decides"),
+    "logit_adjustment": Entry(
+        "after_training:PosthocLogitAdjustment",
+        "decoupled",
+        2021,
+        "no training: tau log prior is taken from the scores",
+    ),
+    "risda": Entry("risda:RISDA", "implicit augmentation", 2022, "all learns on, rare classes' features augmented"),
 }
 
 
+@cache
 def method_class(name: str) -> type[Method]:
-    """The class behind a method's name. Raises `UsageError`, with the nearest name, for one that does not exist."""
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    module, _, attribute = METHODS[name][0].partition(":")
-    return getattr(import_module(f".{module}", __name__), attribute)
+    """The class behind a method's name, which may end in second stages: "bcl+crt".
+
+    Raises `UsageError`, with the nearest name, for one that does not exist, and for stages that cannot follow.
+    """
+    base, *then = name.split("+")
+    if base not in METHODS:
+        raise unknown_name("method", base, METHODS)
+    module, _, attribute = METHODS[base].where.partition(":")
+    cls = getattr(import_module(f".{module}", __name__), attribute)
+    if not then:
+        return cls
+    from .second_stage import composed
+
+    return composed(cls, base, tuple(then))

@@ -40,10 +40,11 @@ class Stage:
     """A span of epochs with its own streams, learning parts and optimisation.
 
     `trains` names what learns: submodules, or single parameters (None: all, (): nothing). It requires gradients and is
-    optimised; the rest does neither. `train_mode` names the submodules in training mode, which batch norm and dropout
-    heed (None: those that learn; the method itself where all of it does).
+    optimised; the rest does neither, nor do the parts of it named in `frozen`. `train_mode` names the submodules in
+    training mode, which batch norm and dropout heed (None: those that learn; the method itself where all of it does).
     `optim` overrides fields of the run's training configuration (lr, weight_decay, epochs, schedule, ...) for this
-    stage. Of a stage with no epochs there is `before_stage` and an evaluation.
+    stage. Of a stage with no epochs there is `before_stage` and an evaluation. `held_out`: whether it chooses by images
+    held out of training.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Stage:
     trains: tuple[str, ...] | None = None
     train_mode: tuple[str, ...] | None = None
     optim: Mapping[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    held_out: bool = False
 
     @property
     def in_train_mode(self) -> tuple[str, ...]:
@@ -107,6 +110,8 @@ class Method(nn.Module):
     train_defaults: ClassVar[Mapping[str, Any]] = {}
     # Stages whose work any run has done that this one starts from (--from), whatever method it trained.
     learned_before: ClassVar[tuple[str, ...]] = ()
+    # Parts that such a run must have, to be started from.
+    needed_from: ClassVar[tuple[str, ...]] = ("backbone",)
     # Sets of options beside the defaults that the generated tests try.
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     # Why a step asks the device for values, which it should not, or None.

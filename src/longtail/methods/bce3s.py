@@ -8,7 +8,7 @@ and a classifier of unit rows on all three (joint), pulls the mixed views toward
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,12 +19,13 @@ from ..data.mixing import cutmix, draw_mix, mixup
 from ..data.ops import send
 from ..losses.bce import bce
 from ..losses.bce3s import Subset, draw_class_mask, prototype_loss, uniform_loss, update_class_memory
-from ..losses.class_balanced import class_balanced_bce, effective_number_weights
+from ..losses.class_balanced import class_balanced_bce
 from ..losses.softmax import cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import UnitRowClassifier, mlp
-from .base import Batch, Clock, Options, Stage, Stream
-from .second_stage import FrozenBatchNorm, TwoStageMethod
+from .base import Batch, Clock, Method, Options, Stage, Stream
+from .retraining import MaxNorm
+from .second_stage import FrozenBatchNorm, SecondStage, goes_on
 
 Form = Literal["bce", "ce", "off"]
 LOSSES: dict[str, Callable[..., Tensor]] = {"bce": bce, "ce": cross_entropy}
@@ -62,12 +63,29 @@ class BCE3SOptions(Options):
         return self
 
 
-class BCE3S(TwoStageMethod):
+class MaskedMaxNorm(MaxNorm):
+    """MaxNorm with class-balanced BCE over a random part of the classes in each step."""
+
+    def losses(self, method: Any, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        main = batch["main"]
+        scores = self.learned_scores(method, method.features(main.views[0]))
+        mask = method.class_mask(main.labels, clock)
+        return {"class_balanced_bce": class_balanced_bce(scores, main.labels, method.maxnorm_weights, class_mask=mask)}
+
+
+def second_stages(hp: BCE3SOptions) -> list[SecondStage]:
+    if hp.finetune == "none":
+        return []
+    rates: dict[str, Any] = {"epochs": hp.finetune_epochs, "lr": hp.finetune_lr, "weight_decay": 0.0}
+    return [MaskedMaxNorm(**rates, beta=hp.beta, thresh=hp.thresh, frozen_batchnorm=hp.frozen_batchnorm)]
+
+
+@goes_on(second_stages)
+class BCE3S(Method):
     """See the module's text."""
 
     memory: Tensor
     seen: Tensor
-    class_weights: Tensor
 
     Options = BCE3SOptions
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
@@ -82,30 +100,28 @@ class BCE3S(TwoStageMethod):
         # Started empty, where the released code starts from uninitialised numbers: unseen classes take no part.
         self.register_buffer("memory", torch.zeros(len(classes), 128))
         self.register_buffer("seen", torch.zeros(len(classes), dtype=torch.bool))
-        weights = effective_number_weights(classes.count_tensor, options.beta)
-        self.register_buffer("class_weights", weights, persistent=False)
 
     @classmethod
     def stages(cls, options: BCE3SOptions) -> list[Stage]:
         hp = options
         main = Stream((hp.augment,))
         second = Stream((hp.augment,), sampler="power", q=hp.resample_weighting)
-        return [Stage("train", {"main": main, "second": second}), *cls.second_stages(hp)]
+        return [Stage("train", {"main": main, "second": second})]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
-        scores = send(torch.rand(2, len(self.classes), generator=clock.generator), main.labels.device)
-        mask = draw_class_mask(main.labels, self.hp.subsample, scores, self.hp.subset)
-        if clock.stage == "maxnorm":
-            logits = self.logits(main.views[0])
-            weights = self.class_weights
-            return {"class_balanced_bce": class_balanced_bce(logits, main.labels, weights, class_mask=mask)}
+        mask = self.class_mask(main.labels, clock)
         images, others = main.views[0], batch["second"].views[0]
         lam, box = draw_mix(images.shape[2], images.shape[3], clock.generator)
         views = torch.cat([images, mixup(images, others, lam), cutmix(images, others, box)])
         labels = torch.stack([main.labels, batch["second"].labels], dim=1)
         shares = send(torch.tensor([lam, 1 - lam]), labels.device).expand(len(labels), 2)
         return self.terms(self.backbone(views), labels, shares, mask, clock.epoch)
+
+    def class_mask(self, labels: Tensor, clock: Clock) -> Tensor:
+        """The classes of the batch and some others, bool [C]."""
+        scores = send(torch.rand(2, len(self.classes), generator=clock.generator), labels.device)
+        return draw_class_mask(labels, self.hp.subsample, scores, self.hp.subset)
 
     def terms(self, features: Tensor, labels: Tensor, shares: Tensor, mask: Tensor, epoch: int) -> dict[str, Tensor]:
         """The weighted terms from `features` float [3 B, D] of the plain, MixUp and CutMix views.

@@ -8,20 +8,19 @@ second; a projector and a predictor pull the two mixtures of a pair together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..classes import Classes
 from ..data.mixing import class_weights, cutmix, draw_mix, mixup, soft_target
-from ..losses.class_balanced import effective_number_weights
 from ..losses.glmc import consistency, conventional_share, mixed_cross_entropy
-from ..losses.softmax import cross_entropy, logit_adjusted_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier
-from .base import Batch, Clock, Options, Stage, Stream
-from .second_stage import FrozenBatchNorm, TwoStageMethod
+from .base import Batch, Clock, Method, Options, Stage, Stream
+from .retraining import BalancedSoftmaxStage, MaxNorm
+from .second_stage import FrozenBatchNorm, SecondStage, goes_on
 
 
 class GLMCOptions(Options):
@@ -40,7 +39,21 @@ class GLMCOptions(Options):
     thresh: float = Field(0.1, ge=0, le=1, description="of MaxNorm, between the smallest and largest row norm")
 
 
-class GLMC(TwoStageMethod):
+def second_stages(hp: GLMCOptions) -> list[SecondStage]:
+    """The classifier goes on as it is."""
+    shared: dict[str, Any] = {
+        "epochs": hp.finetune_epochs,
+        "lr": hp.finetune_lr,
+        "weight_decay": 0.0,
+        "frozen_batchnorm": hp.frozen_batchnorm,
+    }
+    if hp.finetune == "maxnorm":
+        return [MaxNorm(loss="ce", thresh=hp.thresh, **shared)]
+    return [BalancedSoftmaxStage(new_classifier=False, **shared)] if hp.finetune == "balanced_softmax" else []
+
+
+@goes_on(second_stages)
+class GLMC(Method):
     """See the module's text. Symbols of the paper: q = `resample_weighting`, r = `label_weighting`, g = `contrast_weight`."""
 
     weights: Tensor
@@ -66,11 +79,9 @@ class GLMC(TwoStageMethod):
             "instance": Stream(views),
             "inverse": Stream(views, sampler="power", q=hp.resample_weighting),
         }
-        return [Stage("train", streams), *cls.second_stages(hp)]
+        return [Stage("train", streams)]
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
-        if clock.stage != "train":
-            return self._finetune_loss(batch["main"])
         instance, inverse = batch["instance"], batch["inverse"]
         height, width = instance.views[0].shape[2:]
         lam, box = draw_mix(height, width, clock.generator) if self.hp.mixture else (1.0, (0, 0, 0, 0))
@@ -100,13 +111,6 @@ class GLMC(TwoStageMethod):
             logits = self.classifier(features_g), self.classifier(features_l)
             terms["rebalanced"] = (1 - share) * mixed_cross_entropy(*logits, weighted)
         return terms
-
-    def _finetune_loss(self, main: Batch) -> dict[str, Tensor]:
-        logits = self.logits(main.views[0])
-        if self.hp.finetune == "balanced_softmax":
-            return {"balanced_softmax": logit_adjusted_cross_entropy(logits, main.labels, self.counts)}
-        weights = effective_number_weights(self.counts, 0.9999)[main.labels, None]
-        return {"class_balanced": cross_entropy(logits, main.labels[:, None], weights)}
 
 
 def _linear(dim_in: int, dim_out: int) -> nn.Linear:

@@ -61,10 +61,10 @@ class Backbone(nn.Module):
 
     def split_last_block(self) -> Backbone:
         """Take the last block off the last stage: a backbone of its own, with this one's pooling, that goes on from what
-        is left. Raises `UsageError` where the last stage is no sequence of two blocks or more.
+        is left: of a stage with one block, as in resnet8, nothing. Raises `UsageError` where the last stage is no sequence.
         """
         *_, last = self.stages
-        if not isinstance(last, nn.Sequential) or len(last) < 2:
+        if not isinstance(last, nn.Sequential) or not len(last):
             raise UsageError(
                 "The last stage of this backbone has no last block to take off: use a ResNet, such as resnet32."
             )

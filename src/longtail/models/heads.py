@@ -5,6 +5,8 @@ A classifier has a learned `weight` [C, D], a `bias` [C] or None, and `rows` [C,
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +38,10 @@ class CosineClassifier(nn.Module):
     def rows(self) -> Tensor:
         return F.normalize(self.weight)
 
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.copy_(_random_unit_rows(*self.weight.shape))
+
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, D] -> scores [B, C]."""
         return self.scale * F.linear(F.normalize(features), self.rows)
@@ -53,9 +59,27 @@ class UnitRowClassifier(nn.Module):
     def rows(self) -> Tensor:
         return F.normalize(self.weight)
 
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.copy_(_random_unit_rows(*self.weight.shape))
+        nn.init.zeros_(self.bias)
+
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, D] -> scores [B, C]."""
         return F.linear(features, self.rows, self.bias)
+
+
+Classifier = LinearClassifier | UnitRowClassifier | CosineClassifier
+
+
+ClassifierName = Literal["linear", "unit_row", "cosine"]
+
+
+def build_classifier(name: ClassifierName, dim: int, classes: int, scale: float) -> Classifier:
+    """A classifier by name; `scale` is of cosine scores."""
+    if name == "cosine":
+        return CosineClassifier(dim, classes, scale)
+    return LinearClassifier(dim, classes) if name == "linear" else UnitRowClassifier(dim, classes)
 
 
 def mlp(dim_in: int, hidden: int, dim_out: int, norm: bool) -> nn.Sequential:

@@ -75,8 +75,10 @@ def check(content: dict[str, Any], where: str) -> Recipe:
 def find_recipe(method: str, name: str) -> Recipe:
     """The recipe of `method` called `name` (with or without the method before it), or the one in the YAML file `name`.
 
-    Raises `UsageError` for an unknown name, a file that cannot be read, or a recipe of another method.
+    A method that goes on with second stages ("bcl+crt") has the recipes of the one before them. Raises `UsageError` for an
+    unknown name, a file that cannot be read, or a recipe of another method.
     """
+    method = method.partition("+")[0]
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         recipe = check({"method": method, "about": name} | load_yaml(path), name)
