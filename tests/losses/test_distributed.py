@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from contrast_cases import CONTRAST_CASES
 from loss_cases import CASES, B, C, Case, D
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from longtail.losses.bce3s import draw_class_mask, update_class_memory
 from longtail.losses.distributed import all_gather_with_grad, gather_rows, world
 
 RANKS = 2
+GATHERED = [*CASES, *CONTRAST_CASES]
 
 
 def part_of(x: Tensor, axes: str) -> Tensor:
@@ -43,7 +45,7 @@ def run_state() -> dict[str, Tensor]:
 
 
 def run_all() -> dict[str, Any]:
-    return {"state": run_state(), **{case.name: run_case(case) for case in CASES}}
+    return {"state": run_state(), **{case.name: run_case(case) for case in GATHERED}}
 
 
 def worker(rank: int, folder: str) -> None:
@@ -60,7 +62,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", GATHERED, ids=lambda case: case.name)
 def test_losses_and_gradients(case: Case, ranks: list[dict[str, Any]]) -> None:
     value, gradients = run_case(case)
     values, rank_gradients = zip(*(rank[case.name] for rank in ranks), strict=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from contrast_cases import CONTRAST_CASES
 from expert_cases import EXPERT_CASES
 from loss_cases import CASES, Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ORDER = {"b": torch.tensor([3, 0, 5, 1, 2, 4]), "c": torch.tensor([3, 0, 4, 1, 2])}
-every_loss = pytest.mark.parametrize("case", [*CASES, *EXPERT_CASES], ids=lambda case: case.name)
+every_loss = pytest.mark.parametrize("case", [*CASES, *CONTRAST_CASES, *EXPERT_CASES], ids=lambda case: case.name)
 
 
 @every_loss
