@@ -40,9 +40,10 @@ def inspect(
     """Classes, counts, imbalance, shots, image sizes, duplicates and unreadable files of a source."""
     import json
 
-    from ..data.inspect import inspect_source, render, save_curve
+    from ..data.inspect import inspect_source
     from ..data.sources import open_source
     from ..report.console import LiveReporter, log_to_console
+    from ..report.inspection import render, save_curve
 
     log_to_console(errors)
     opened = open_source(source, **reading(test, root, image_column, label_column, suffix, classes_at, splits))

@@ -50,6 +50,10 @@ class ImageSet(ABC):
         raw = self.read(i)
         return BytesIO(raw) if isinstance(raw, bytes) else raw
 
+    def sizes(self, positions: np.ndarray) -> np.ndarray | None:
+        """Bytes of the images at `positions`, int64, 0 for one that is missing; None where that takes reading them."""
+        return None
+
     def image(self, i: int, channels: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
         """Image `i` decoded to uint8 [H, W, channels]: `decode`, with errors that name the image."""
         try:
@@ -77,6 +81,9 @@ class Selection(ImageSet):
 
     def file(self, i: int) -> BinaryIO | np.ndarray:
         return self.base.file(int(self.indices[i]))
+
+    def sizes(self, positions: np.ndarray) -> np.ndarray | None:
+        return self.base.sizes(self.indices[positions])
 
 
 class Strings(Sequence[str]):
@@ -139,6 +146,16 @@ class FileSet(ImageSet):
 
     def file(self, i: int) -> BinaryIO:
         return open_regular(self.root / self.paths[i])
+
+    def sizes(self, positions: np.ndarray) -> np.ndarray:
+        def size(path: str) -> int:
+            try:
+                return os.stat(os.path.join(root, path)).st_size
+            except (OSError, ValueError):
+                return 0
+
+        root = str(self.root)
+        return np.array([size(self.paths[int(i)]) for i in positions], dtype=np.int64)
 
 
 class ArraySet(ImageSet):

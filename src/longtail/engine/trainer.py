@@ -17,6 +17,7 @@ from lightning_fabric.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ..config import Config, TrainConfig, flat, merge, validate
+from ..data.overlap import warn_of_overlap
 from ..data.squares import SquareReader
 from ..errors import LongtailError, UsageError, unknown_name
 from ..methods import method_class
@@ -110,6 +111,8 @@ class Trainer:
         self.fabric.launch()
         if not self.is_main:
             self.reporter = Reporter()
+        elif not state:
+            warn_of_overlap(subset.train, subset.held_out)
         self.loaders = build_loaders(config.data, subset, self.fabric, channels)
         if self.loaders.classes != subset.classes:  # unreadable images were left out
             check_method(config, self.loaders.classes)

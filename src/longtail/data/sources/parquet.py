@@ -155,6 +155,14 @@ class ParquetSet(ImageSet):
         path, first = self._rows.places[which]
         return f"{path.name}#{first + row}"
 
+    def sizes(self, positions: np.ndarray) -> np.ndarray | None:
+        import pyarrow.compute as pc
+
+        lengths = [pc.binary_length(array.field("bytes")) for array in self._rows.arrays]
+        if any(length.null_count for length in lengths):  # in files of their own
+            return None
+        return np.concatenate([length.to_numpy() for length in lengths])[positions].astype(np.int64)
+
     def read(self, i: int) -> bytes:
         which, row = self._place(i)
         image = self._rows.arrays[which][row]
