@@ -156,7 +156,7 @@ BAD_DATA = {
         nothing,
         ("--root", "x"),
         2,
-        "--root is for csv: and list: sources; 'folder:{photos}' is none of these",
+        "--root is for coco: and csv: and list: sources; 'folder:{photos}' is none of these",
     ),
 }
 

@@ -686,14 +686,14 @@ def test_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str)
 
 
 def test_root_without_a_list() -> None:
-    with pytest.raises(UsageError, match="--root is for csv: and list: sources; 'fashion-mnist-lt' is none"):
+    with pytest.raises(UsageError, match="--root is for coco: and csv: and list: sources; 'fashion-mnist-lt' is none"):
         open_source("fashion-mnist-lt", root="/data")
 
 
 def test_file_of_unknown_kind(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").touch()
-    with pytest.raises(UsageError, match=r"Cannot tell what kind of source .*a\.tar is. Write kind:"):
-        open_source(str(tmp_path / "a.tar"))
+    (tmp_path / "a.bin").touch()
+    with pytest.raises(UsageError, match=r"Cannot tell what kind of source .*a\.bin is. Write kind:"):
+        open_source(str(tmp_path / "a.bin"))
 
 
 def test_selection_reads_the_chosen_images(tmp_path: Path) -> None:

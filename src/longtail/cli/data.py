@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from .app import data_app
-from .shared import ClassesAt, ImageColumn, LabelColumn, Root, SplitsOption, Suffix, console, errors, reading
+from .shared import ClassesAt, ImageColumn, LabelColumn, Root, SplitsOption, Suffix, console, errors, reading, say
 
 SOURCES = """Sources, found from a path or written kind:path:
 
   folder:PATH     a folder per class (train/ and test/ or val/ inside are splits)
   list:FILE       `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018); --root
   csv:FILE        columns image (or path) and label; --root
+  coco:FILE       JSON annotations of COCO or iNaturalist; --root
   parquet:PATH    Hugging Face image convention, one file or many
+  tar:PATH        WebDataset's shards, or class folders in a tar file
+  zip:FILE        class folders in a zip file
   rec:FILE        InsightFace's RecordIO, with its .idx beside it
   npz:FILE        arrays train_images, train_labels, test_images, test_labels, class_names
   cifar10:PATH    cifar100:PATH   the official python pickles
@@ -58,3 +61,34 @@ def inspect(
     if png is not None:
         save_curve(inspection, png)
         errors.print(f"Saved the class-frequency curve as {png}.", soft_wrap=True)
+
+
+@data_app.command(epilog="Example: [bold]longtail data convert cifar100:~/cifar-100-python --to parquet cifar100[/]")
+def convert(
+    source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    to: Annotated[str, typer.Option(help="parquet (keeps all), folder (a folder per class) or list (class numbers).")],
+    test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
+    root: Root = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    suffix: Suffix = None,
+    classes_at: ClassesAt = None,
+    splits: SplitsOption = None,
+) -> None:
+    """Write a source in another form: every split, the images' own bytes."""
+    from ..data import convert as conversion
+    from ..data.sources import open_source
+    from ..report.console import LiveReporter, log_to_console
+
+    log_to_console(errors)
+    opened = open_source(source, **reading(test, root, image_column, label_column, suffix, classes_at, splits))
+    reporter = LiveReporter(errors)
+    reporter.begin("writing images", sum(map(len, opened.named().values())))
+    try:
+        notes = conversion.convert(opened, to, out, reporter.advance)
+    finally:
+        reporter.end()
+    for note in notes:
+        say(note)
+    say(f"{', '.join(f'{len(images):,} {name}' for name, images in opened.named().items())} images are in {out}.")

@@ -5,7 +5,10 @@
 | `folder:` | one sub-folder per class; folders named for training, validation and testing are splits | folder names, sorted |
 | `list:` | text file of `relative/path label` lines (ImageNet-LT, Places-LT, iNaturalist 2018) | numbers |
 | `csv:` | header with `image` or `path`, and `label` | names sorted, or numbers |
+| `coco:` | JSON annotations of COCO, iNaturalist, camera traps: one category for each image | names in `categories` |
 | `parquet:` | Hugging Face image convention; a file, a pattern, or a folder | names in the schema, or numbers |
+| `tar:` | WebDataset's shards, `key.jpg` and `key.cls`; or class folders in a tar file | names sorted, or numbers |
+| `zip:` | class folders in a zip file | folder names, sorted |
 | `rec:` | InsightFace's RecordIO, a `.rec` with its `.idx` | the identities' numbers |
 | `npz:` | arrays train_images, train_labels, test_images, test_labels, class_names | class_names, or numbers |
 | `cifar10:`, `cifar100:` | the official python layout | names in the meta file |
@@ -27,6 +30,8 @@ from typing import Any
 from ...errors import UsageError, unknown_name
 from ..images import ImageSet, Splits
 from ..recordio import RecordIO
+from .annotations import open_coco
+from .archives import open_tar, open_zip
 from .arrays import EMBEDDED, open_embedded, open_npz
 from .cifar import open_cifar10, open_cifar100
 from .folder import open_folder
@@ -44,25 +49,31 @@ logger = logging.getLogger("longtail")
 KINDS: dict[str, Callable[[str, Reading], Mapping[str, ImageSet]]] = {
     "cifar10": lambda location, _: open_cifar10(location),
     "cifar100": lambda location, _: open_cifar100(location),
+    "coco": open_coco,
     "csv": open_csv,
     "folder": open_folder,
     "hf": open_hub,
     "list": open_list,
     "npz": open_npz,
     "parquet": open_parquet,
+    "tar": open_tar,
+    "zip": open_zip,
     "rec": lambda location, _: {"train": RecordIO(Path(location))},
     EMBEDDED: lambda location, _: open_embedded(),
 }
 # which kinds an option is for
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "root": ("csv", "list"),
+    "root": ("coco", "csv", "list"),
     "image_column": ("csv", "hf", "parquet"),
     "label_column": ("csv", "hf", "parquet"),
-    "suffix": ("csv", "list"),
-    "classes_at": ("folder",),
-    "splits": ("csv", "folder", "hf", "parquet"),
+    "suffix": ("coco", "csv", "list"),
+    "classes_at": ("folder", "tar", "zip"),
+    "splits": ("csv", "folder", "hf", "parquet", "tar", "zip"),
 }
-_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".txt": "list", ".parquet": "parquet", ".npz": "npz", ".rec": "rec"}
+_SUFFIXES = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "list", ".json": "coco", ".parquet": "parquet", ".npz": "npz", ".rec": "rec",
+    ".tar": "tar", ".zip": "zip",
+}  # fmt: skip
 
 
 def open_source(spec: str, *, test: str | None = None, **options: Any) -> Splits:
@@ -147,8 +158,8 @@ def find_source(spec: str) -> tuple[str, str]:
     path = Path(spec).expanduser()
     if path.is_dir():
         return _kind_of_folder(path), str(path)
-    if path.suffix in _SUFFIXES and (path.is_file() or "*" in spec):
-        return _SUFFIXES[path.suffix], str(path)
+    if path.suffix.lower() in _SUFFIXES and (path.is_file() or "*" in spec):
+        return _SUFFIXES[path.suffix.lower()], str(path)
     if path.is_file():
         raise UsageError(
             f"Cannot tell what kind of source {path} is. Write kind:{path} with one of {', '.join(sorted(KINDS))}."
@@ -167,4 +178,6 @@ def _kind_of_folder(path: Path) -> str:
         return "cifar100"
     if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
         return "parquet"
+    if any(path.glob("*.tar")):
+        return "tar"
     return "folder"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from ...errors import UsageError
 from ..images import ImageSet, read_file
 from .columns import LABEL, in_splits, no_columns, pick, split_column
 from .labels import Rows, as_integers, from_numbers, from_strings, no_label, rows_named
-from .splits import Reading, brief, of_role, role_of, roles_of, titled
+from .splits import Reading, brief, of_role, roles_of, split_name, titled
 
 
 def open_parquet(location: str, how: Reading) -> dict[str, ImageSet]:
@@ -35,7 +34,7 @@ def open_parquet(location: str, how: Reading) -> dict[str, ImageSet]:
     if not files:
         raise UsageError(f"No parquet file at {path}.")
     where = f"parquet:{path}"
-    named = {file: _split_name(file, path) for file in files}
+    named = {file: split_name(file, path) for file in files}
     roles = roles_of(named.values(), how, where) if len(files) > 1 else {}
     if roles:
         return {
@@ -46,14 +45,6 @@ def open_parquet(location: str, how: Reading) -> dict[str, ImageSet]:
     images = ParquetSet(where, files, how)
     column = split_column(images.columns, [images.image_column, images.label_column], how)
     return in_splits(images, column, images.texts(column) if column else None, where, how)
-
-
-def _split_name(file: Path, base: Path) -> str:
-    """What says the split of a file: its name, or where that has no word for one, a folder's between it and `base`. The
-    shards of a split have one name."""
-    parts = [file.stem, *(parent.name for parent in file.parents if base in parent.parents)]
-    name = next((part for part in parts if role_of(part)), file.stem)
-    return re.sub(r"-\d+-of-\d+", "", name)
 
 
 class _Rows(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ...errors import UsageError
 
@@ -102,6 +103,14 @@ def roles_of(names: Iterable[str], how: Reading, where: str) -> dict[str, str]:
     if "train" not in roles.values():
         raise UsageError(f"{where} has the splits {listing(names)} but none for training. {how_to_say(names)}")
     return roles
+
+
+def split_name(file: Path, base: Path) -> str:
+    """What says the split of a file: its name, or where that has no word for one, a folder's between it and `base`. The
+    shards of a split have one name."""
+    parts = [file.stem, *(parent.name for parent in file.parents if base in parent.parents)]
+    name = next((part for part in parts if role_of(part)), file.stem)
+    return re.sub(r"-\d+-of-\d+", "", name)
 
 
 def how_to_say(names: Sequence[str]) -> str:
