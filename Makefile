@@ -21,4 +21,5 @@ check: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed
+	$(BIN)/python tools/reference.py
 	$(BIN)/zensical build --strict
