@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 
 import longtail as library
 from longtail.engine.experts import evaluate_experts
+from longtail.engine.reporter import Reporter
+from longtail.errors import LongtailError
 from longtail.methods.base import Batch
 from longtail.methods.ride import RIDE
 
@@ -113,6 +117,30 @@ def test_a_run_teaches_another(routed, small_set, tmp_path, longtail):
         assert library.load(taught).predict(np.zeros((28, 28), np.uint8))
     finally:
         (tmp_path / "elsewhere").rename(routed)
+
+
+class StopAfter(Reporter):
+    """Asks the run to stop after so many of its steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def advance(self, steps=1):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("steps", [2, 6], ids=["while taught", "while routers learn"])
+def test_all_of_it_is_the_same_after_a_stop(steps, routed, small_set, tmp_path):
+    settings = SHORT | {"data": small_set, "options": {"teacher": str(routed), "routers": True, "router_epochs": 3}}
+    library.train("ride", out=tmp_path / "whole", **settings)
+    with pytest.raises(LongtailError, match="Stopped"):
+        library.train("ride", out=tmp_path / "run", reporter=StopAfter(steps), **settings)
+    library.resume(tmp_path / "run")
+    state, expected = (torch.load(tmp_path / run / "last.ckpt")["method"] for run in ("run", "whole"))
+    torch.testing.assert_close(state, expected, rtol=0, atol=0)
+    assert expected["routing"]
 
 
 def test_a_teacher_sees_images_as_it_learned_them(routed, small_set, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from torch import Tensor
 from longtail.classes import Classes
 from longtail.errors import UsageError
 from longtail.losses.ride import experts_used, first_means, helps_to_go_on, mean_of_first
+from longtail.methods.balpoe import BalPoE
 from longtail.methods.base import Method
 from longtail.methods.ncl import NCL
 from longtail.methods.ride import RIDE, RIDEOptions
@@ -157,3 +158,9 @@ def test_routers_that_look_at_more_logits_than_there_are() -> None:
     with pytest.raises(UsageError, match="5 highest logits, and there are 3 classes"):
         RIDE.check(RIDEOptions(routers=True), classes(3), 128)
     RIDE.check(RIDEOptions(), classes(3), 128)
+
+
+def test_balpoe_is_balanced_where_strengths_average_one() -> None:
+    assert build(BalPoE, "resnet8").prior_exponent() == 0
+    assert build(BalPoE, "resnet8", taus=(0.0, 1.25, 2.5)).prior_exponent() == pytest.approx(-0.25)
+    assert build(BalPoE, "resnet8", taus=(0.0, 0.0)).prior_exponent() == 1

@@ -37,6 +37,9 @@ class BalPoE(TrunkMethod):
         prior = self.counts.float() / self.counts.sum()
         self.register_buffer("shifts", torch.outer(torch.tensor(options.taus), prior.log()), persistent=False)
 
+    def prior_exponent(self) -> float:
+        return 1 - sum(self.hp.taus) / len(self.hp.taus)
+
     def terms(self, features: Tensor, labels: Tensor, shares: Tensor | None) -> dict[str, Tensor]:
         """The experts' mean loss from their features [B, E, D] and the (mixed) labels."""
         logits = self.expert_scores(features) + self.shifts
