@@ -25,7 +25,7 @@ from .contrast_parts import MomentumEncoder, Queue, check_batch_norm, check_queu
 class GPaCoOptions(Options):
     augment: str = Field("autoaugment_cutout", description="of the classified view")
     contrast_augment: str = Field("simaugment", description="of the view that becomes a key")
-    alpha: float = Field(0.05, ge=0, description="weight of a positive that is no centre")
+    alpha: float = Field(0.01, ge=0, description="weight of a positive that is no centre")
     beta: float = Field(1.0, gt=0, description="weight of the class's centre")
     gamma: float = Field(
         1.0, gt=0, description="how much a contrasted feature counts in the softmax, a centre counting 1"
@@ -41,7 +41,6 @@ class GPaCoOptions(Options):
 
 
 class PaCoOptions(GPaCoOptions):
-    alpha: float = Field(0.01, ge=0, description="weight of a positive that is no centre")
     momentum: float = Field(0.999, ge=0, le=1, description="of the key encoder")
 
 
