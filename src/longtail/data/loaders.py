@@ -7,10 +7,13 @@ loader's workers then crop the whole decoded image, the resident loader the squa
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -265,15 +268,52 @@ class StreamingLoader(Loader):
             num_workers=setup.workers,
             pin_memory=setup.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
+            worker_init_fn=_keep_quiet,
         )
         if setup.workers:
             return_freed_memory()  # the workers are forked here
-        for result in loaded:
+        with _signals_kept_from_workers():
+            results = iter(loaded)
+        for result in results:
             if isinstance(result, LongtailError):
                 raise result
             fetched, corrupt = result
             self.skipped += [key for key in dict.fromkeys(corrupt) if key not in self.skipped]
             yield fetched
+
+
+@contextmanager
+def _signals_kept_from_workers() -> Iterator[None]:
+    """Processes begun within are not ended by a signal to all of them (Ctrl-C, `timeout`, SLURM): the main one, which saves
+    and then ends them, still needs their images."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep_quiet(_: int) -> None:
+    """In a worker: what it meets while reading is returned as a value, and what is left to print comes of an end that the
+    main process tells of."""
+    sys.excepthook = threading.excepthook = lambda *_: None
+
+
+@contextmanager
+def telling_of_dead_workers() -> Iterator[None]:
+    """Raise `LongtailError` where a worker process ends by itself: PyTorch has an error of its own, raised at any place."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LongtailError(
+            f"A process that reads images ended by itself: {str(error).splitlines()[0].rstrip('. ')}. Is memory short? Try "
+            "fewer data.workers. What was saved is kept: go on with --resume."
+        ) from error
 
 
 class _Decoder(Dataset):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.loaders import Loader
+from ..data.loaders import Loader, telling_of_dead_workers
 from ..evaluation.accuracy import Evaluator
 from ..methods.base import Method
 
@@ -30,6 +30,7 @@ def evaluate_flipped(method: Method, loader: Loader, batch_size: int) -> tuple[d
     return plain, flipped
 
 
+@telling_of_dead_workers()
 @torch.inference_mode()
 def _evaluate(
     method: Method, loader: Loader, batch_size: int, flip: bool = False, seen: Seen | None = None

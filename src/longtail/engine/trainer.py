@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..config import Config, TrainConfig, flat, merge, validate
 from ..data.overlap import warn_of_overlap
+from ..data.loaders import telling_of_dead_workers
 from ..data.squares import SquareReader
 from ..errors import LongtailError, UsageError, unknown_name
 from ..methods import method_class
@@ -198,6 +199,7 @@ class Trainer:
         overridden = merge(self.config.train.model_dump(), stage.optim)
         return validate(TrainConfig, overridden, f"stage {stage.name} of {self.config.method}")
 
+    @telling_of_dead_workers()
     def _fit_stage(self, stage: Stage, state: Mapping[str, Any] | None) -> None:
         self.train = self._settings(stage)
         resumed = state if state is not None and "optimizer" in state else None
