@@ -87,8 +87,12 @@ def _absolute_paths(data: DataConfig) -> dict[str, str | None]:
     return {"source": absolute(data.source), "test": data.test and absolute(data.test), "root": root}
 
 
-def resume(path: str | Path, reporter: Reporter | None = None, method: str | None = None) -> dict[str, Any]:
+def resume(
+    path: str | Path, reporter: Reporter | None = None, method: str | None = None, epochs: int | None = None
+) -> dict[str, Any]:
     """Go on with the run in folder `path` where it was stopped, and return its results.
+
+    A run that has finished trains on where `epochs`, or its config by now, asks for more epochs than it had.
 
     Raises `UsageError` where it is not a run folder, or where `method` is given and is not the run's.
     """
@@ -96,6 +100,8 @@ def resume(path: str | Path, reporter: Reporter | None = None, method: str | Non
     config = run.config()
     if method not in (None, config.method):
         raise UsageError(f"{path} is a run of '{config.method}', not of '{method}'.")
+    if epochs is not None:
+        config = validate(Config, merge(config.model_dump(), {"train": {"epochs": epochs}}), "configuration")
     trainer = Trainer(config, run, reporter)
     with _claimed(run, trainer.is_main), _log_to(run, trainer.is_main):
         return _fit(trainer, resume=run.checkpoint_file.exists())

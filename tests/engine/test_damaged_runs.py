@@ -139,7 +139,11 @@ def refused(run, message, code=1, call=longtail.resume):
         ({"method": {}}, "last.ckpt does not fit config.yaml", 2),
         ({"method": {"classifier.weight": torch.ones(3, 3)}}, "last.ckpt does not fit config.yaml", 2),
         ({"method_name": 7}, "is a checkpoint of '7'", 2),
-        ({"progress": {"epoch": 99}}, "is at epoch 99, step 0 of stage train, which has 3 epochs of 5 steps", 2),
+        (
+            {"progress": {"epoch": 99}},
+            "is at epoch 99, step 0 of stage train, which has 3 epochs: was config.yaml changed",
+            2,
+        ),
         ({"progress": {"epoch": 3, "step": 1}}, "is at epoch 3, step 1", 2),
         ({"progress": {"step": 6}}, "is at epoch 0, step 6", 2),
         ({"progress": {"epoch": -5}}, "its 'progress' is none that a run can have made", 1),

@@ -222,6 +222,86 @@ def test_checkpoint_of_another_backbone(stopped):
         longtail.resume(stopped)
 
 
+@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("by", ["argument", "file"])
+def test_a_finished_run_trains_on(photos, tmp_path, method, by):
+    """As one epoch after another from the same weights, momentum and draws: only the learning rates are of the longer one."""
+    chosen = settings(method, photos)
+    chosen["train"] |= {"epochs": 2, "schedule": "constant"}
+    chosen["options"] = {}
+    longtail.train(method, out=tmp_path / "run", **chosen)
+    if by == "argument":
+        results = longtail.resume(tmp_path / "run", epochs=4)
+    else:
+        config = tmp_path / "run" / "config.yaml"
+        config.write_text(config.read_text().replace("epochs: 2", "epochs: 4"))
+        results = longtail.resume(tmp_path / "run")
+    assert results["epochs"] == 4
+    assert Run.open(tmp_path / "run").config().train.epochs == 4
+    assert [record["epoch"] for record in Run(tmp_path / "run").metrics()] == [0, 1, 2, 3]
+    if "ema" not in chosen["train"]:  # which end a stage with the averaged weights
+        chosen["train"]["epochs"] = 4
+        longtail.train(method, out=tmp_path / "whole", **chosen)
+        assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_training_on_is_stopped_and_resumed_too(photos, tmp_path):
+    chosen = settings("ce", photos)
+    longtail.train("ce", out=tmp_path / "run", **chosen)
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    longtail.resume(tmp_path / "whole", epochs=6)
+    with pytest.raises(LongtailError, match="Stopped by SIGTERM"):
+        longtail.resume(
+            tmp_path / "run", epochs=6, reporter=StopAt(STEPS + 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        )
+    assert not (tmp_path / "run" / "results.json").exists()  # of the shorter one
+    longtail.resume(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_training_on_that_cannot_be(photos, tmp_path):
+    chosen = settings("glmc", photos)
+    longtail.train("glmc", out=tmp_path / "run", **chosen)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(
+        UsageError, match=r"asks for 9 epochs of stage train, which ended after 3, and later stages .*--from"
+    ):
+        longtail.resume(tmp_path / "run", epochs=9)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    longtail.resume(tmp_path / "run")
+
+
+def test_fewer_epochs_than_are_done(stopped):
+    with pytest.raises(UsageError, match="is at epoch 1, step 2 of stage train, which has 1 epochs"):
+        longtail.resume(stopped, epochs=1)
+    longtail.resume(stopped, epochs=5)
+    with pytest.raises(UsageError, match="has trained for 5 epochs in stage train, more than 3"):
+        longtail.resume(stopped, epochs=3)
+    assert Run(stopped).config().train.epochs == 5
+
+
+def test_another_number_of_threads(stopped, monkeypatch, caplog):
+    noted = json.loads((stopped / "environment.json").read_text())
+    (stopped / "environment.json").write_text(json.dumps(noted | {"threads": 777}))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with caplog.at_level("WARNING", "longtail"):
+        longtail.resume(stopped)
+    assert "begun with 777 threads and goes on with 1" in caplog.text
+    assert "OMP_NUM_THREADS=777" in caplog.text
+
+
+def test_the_number_of_threads_is_restored(stopped, monkeypatch):
+    noted = json.loads((stopped / "environment.json").read_text())
+    (stopped / "environment.json").write_text(json.dumps(noted | {"threads": 2}))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("longtail.engine.checkpoint.cores", lambda: 2)
+    try:
+        longtail.resume(stopped)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 # Rank 0 asks to stop; every process then saves its identities.
 SHARED_IDENTITIES = """
 import os, signal, sys

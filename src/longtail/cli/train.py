@@ -68,7 +68,7 @@ def train(
     ] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html at the end.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/METHOD-DATE-TIME).")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; with --epochs, for longer.")] = None,
 ) -> None:
     """Train a classifier and write a run folder: model, metrics, predictions, log."""
     from .. import api
@@ -80,10 +80,12 @@ def train(
     log_to_console(console)
     reporter = LiveReporter(console)
     if resume is not None:
-        others = [value for name, value in context.params.items() if name not in ("method", "resume")]
+        others = [value for name, value in context.params.items() if name not in ("method", "resume", "epochs")]
         if any(value not in (None, ()) and value is not False for value in others):
-            raise UsageError("--resume goes on with a run as it was begun: leave the other options out.")
-        results = api.resume(resume, reporter, method)
+            raise UsageError(
+                "--resume goes on with a run as it was begun: leave the other options out, but for --epochs (to train longer)."
+            )
+        results = api.resume(resume, reporter, method, epochs)
         out = resume
     else:
         begun: dict[str, Any] = {}

@@ -7,13 +7,10 @@ loader's workers then crop the whole decoded image, the resident loader the squa
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -34,6 +31,7 @@ from .ops import centre_crop, send
 from .samplers import ClassIndex, LastBatch, batch_sizes, epoch_draws, share
 from .squares import SquareReader
 from .streams import Batch, Stream
+from .workers import keep_quiet, results_of
 
 Mode = Literal["auto", "resident", "streaming"]
 Progress = Callable[[int, int], None]
@@ -120,7 +118,7 @@ class Loader(ABC):
         epochs: int = 1,
         last_batch: LastBatch = "fill",
         sampling: Callable[[str], Tensor] | None = None,
-    ) -> Iterator[dict[str, Batch]]:
+    ) -> Generator[dict[str, Batch], None, None]:
         """This process's part of the training batches of `epoch` of `epochs`, from step `start` on.
 
         `batch_size` counts the images of all processes together. `sampling` gives the class weights [C] of a stream with
@@ -268,52 +266,17 @@ class StreamingLoader(Loader):
             num_workers=setup.workers,
             pin_memory=setup.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
-            worker_init_fn=_keep_quiet,
+            worker_init_fn=keep_quiet,
         )
         if setup.workers:
             return_freed_memory()  # the workers are forked here
-        with _signals_kept_from_workers():
-            results = iter(loaded)
-        for result in results:
-            if isinstance(result, LongtailError):
-                raise result
-            fetched, corrupt = result
-            self.skipped += [key for key in dict.fromkeys(corrupt) if key not in self.skipped]
-            yield fetched
-
-
-@contextmanager
-def _signals_kept_from_workers() -> Iterator[None]:
-    """Processes begun within are not ended by a signal to all of them (Ctrl-C, `timeout`, SLURM): the main one, which saves
-    and then ends them, still needs their images."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _keep_quiet(_: int) -> None:
-    """In a worker: what it meets while reading is returned as a value, and what is left to print comes of an end that the
-    main process tells of."""
-    sys.excepthook = threading.excepthook = lambda *_: None
-
-
-@contextmanager
-def telling_of_dead_workers() -> Iterator[None]:
-    """Raise `LongtailError` where a worker process ends by itself: PyTorch has an error of its own, raised at any place."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise LongtailError(
-            f"A process that reads images ended by itself: {str(error).splitlines()[0].rstrip('. ')}. Is memory short? Try "
-            "fewer data.workers. What was saved is kept: go on with --resume."
-        ) from error
+        with results_of(loaded) as results:
+            for result in results:
+                if isinstance(result, LongtailError):
+                    raise result
+                fetched, corrupt = result
+                self.skipped += [key for key in dict.fromkeys(corrupt) if key not in self.skipped]
+                yield fetched
 
 
 class _Decoder(Dataset):

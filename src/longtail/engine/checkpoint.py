@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..errors import LongtailError, UsageError
 from ..methods.base import Method
-from .run import Run
+from .run import Run, cores
 from .shards import own, own_weights
 
 logger = logging.getLogger("longtail")
@@ -23,7 +24,7 @@ logger = logging.getLogger("longtail")
 class Progress:
     """How far a run is. `finished` names the stages that need not be run (again); `epoch` and `step` are the next to do;
     `lines` of metrics are written; `totals` are the loss terms summed over the steps of an epoch that was interrupted;
-    `best` belongs to the authors' protocol."""
+    `trained` says how many epochs each finished stage took; `best` belongs to the authors' protocol."""
 
     finished: list[str] = field(default_factory=list)
     epoch: int = 0
@@ -31,6 +32,7 @@ class Progress:
     lines: int = 0
     seconds: float = 0.0
     totals: dict[str, float] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -75,17 +77,67 @@ def _is_possible(progress: Progress) -> bool:
         and 0 <= progress.seconds < math.inf
         and isinstance(progress.totals, dict)
         and all(isinstance(value, float) for value in progress.totals.values())
+        and isinstance(progress.trained, dict)
+        and all(type(epochs) is int and 0 <= epochs < 2**53 for epochs in progress.trained.values())
         and isinstance(progress.best, dict)
         and all(isinstance(best, dict) and {"top1", "line"} <= best.keys() for best in progress.best.values())
     )
 
 
-def check_within(progress: Progress, run: Run, stage: str, epochs: int, steps: int) -> None:
-    """Raise `UsageError` where a checkpoint is further than its stage goes, which has `epochs` of `steps`."""
-    if progress.epoch > epochs or progress.step > steps or (progress.epoch == epochs and progress.step):
+def train_on(progress: Progress, run: Run, epochs: Mapping[str, int]) -> bool:
+    """Have a finished run's last stage go on where its config asks for more epochs by now; whether it does.
+
+    `epochs`: how many each stage of the run's config has, by name. Raises `UsageError` where one has fewer than it was
+    trained for, or where another stage was trained since on what the one with more had learned.
+    """
+    for name in progress.finished:
+        if epochs.get(name, math.inf) < progress.trained.get(name, 0):
+            raise UsageError(
+                f"{run.path} has trained for {progress.trained[name]} epochs in stage {name}, more than {epochs[name]}: a "
+                "shorter training is one of its own, in another folder."
+            )
+    more = [name for name in progress.finished if epochs.get(name, 0) > progress.trained.get(name, math.inf)]
+    if not more:
+        return False
+    name, done = more[0], progress.trained[more[0]]
+    if name != progress.finished[-1] or progress.epoch or progress.step:
         raise UsageError(
-            f"{run.checkpoint_file} is at epoch {progress.epoch}, step {progress.step} of stage {stage}, which has {epochs} "
-            f"epochs of {steps} steps: was {run.config_file.name} changed? Bring it back, or train anew in another folder."
+            f"{run.config_file} asks for {epochs[name]} epochs of stage {name}, which ended after {done}, and later stages were "
+            f"trained on what it had learned. Train anew in another folder, for instance with --from {run.path} --stages {name}."
+        )
+    progress.finished.remove(name)
+    progress.epoch = done
+    logger.info(
+        "stage %s was trained for %d epochs and goes on to %d: from here on with the learning rates of a schedule of %d",
+        name, done, epochs[name], epochs[name],
+    )  # fmt: skip
+    return True
+
+
+def same_threads(run: Run) -> None:
+    """Compute with as many threads as the run was begun with: they decide in which order numbers are added up, and with it
+    the last bits of the weights. Where that cannot be, or OMP_NUM_THREADS says otherwise, a warning is logged."""
+    then, now = (run.environment() or {}).get("threads"), torch.get_num_threads()
+    if not isinstance(then, int) or then == now:
+        return
+    if 0 < then <= cores() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(then)
+        logger.info("computing with %d threads, as the run was begun, not %d", then, now)
+    else:
+        logger.warning(
+            "the run was begun with %d threads and goes on with %d: its weights will not be those of an uninterrupted run to "
+            "the last bit. OMP_NUM_THREADS=%d gives the same.", then, now, then,
+        )  # fmt: skip
+
+
+def check_within(progress: Progress, run: Run, stage: str, epochs: int, steps: int | None = None) -> None:
+    """Raise `UsageError` where a checkpoint is further than its stage goes, which has `epochs` of `steps` (where known)."""
+    too_far = steps is not None and progress.step > steps
+    if too_far or progress.epoch > epochs or (progress.epoch == epochs and progress.step):
+        length = f"{epochs} epochs" + ("" if steps is None else f" of {steps} steps")
+        raise UsageError(
+            f"{run.checkpoint_file} is at epoch {progress.epoch}, step {progress.step} of stage {stage}, which has {length}: "
+            f"was {run.config_file.name} changed? Bring it back, or train anew in another folder."
         )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.loaders import Loader, telling_of_dead_workers
+from ..data.loaders import Loader
+from ..data.workers import telling_of_dead_workers
 from ..evaluation.accuracy import Evaluator
 from ..methods.base import Method
 

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from typing import Any, cast
@@ -16,11 +16,12 @@ import torch
 from lightning_fabric.loggers import TensorBoardLogger
 from torch import Tensor
 
-from ..config import Config, TrainConfig, flat, merge, validate
+from ..config import Config, TrainConfig, flat, merge, save_yaml, validate
 from ..data.overlap import warn_of_overlap
-from ..data.loaders import telling_of_dead_workers
 from ..data.squares import SquareReader
+from ..data.workers import telling_of_dead_workers
 from ..errors import LongtailError, UsageError, unknown_name
+from ..files import write_text
 from ..methods import method_class
 from ..methods.base import Clock, Method, Stage
 from ..models import check_image_size, count_parameters
@@ -35,8 +36,10 @@ from .checkpoint import (
     progress_of,
     restore,
     restore_optimizer,
+    same_threads,
     stages_done,
     start_from,
+    train_on,
 )
 from .evaluate import evaluate, evaluate_flipped
 from .passes import RunPasses, check_held_out, check_held_out_from
@@ -98,7 +101,14 @@ class Trainer:
         state = load_state(self.run, config.method) if resume else None
         self.progress = progress_of(self.run, state) if state else Progress(finished=self._finished_before())
         self.saved = -math.inf  # when the state last was
+        if state:
+            same_threads(self.run)
+            epochs = {stage.name: self._settings(stage).epochs for stage in stages_of(config)}
+            if train_on(self.progress, self.run, epochs):
+                self.run.results_file.unlink(missing_ok=True)  # of the shorter run
         stages = self._stages_left()
+        if stages:
+            check_within(self.progress, self.run, stages[0].name, self._settings(stages[0]).epochs)
         subset = images_of(self.run) if state else choose_images(config.data, config.seed)
         check_method(config, subset.classes)
         check_teacher(config, subset)
@@ -124,6 +134,8 @@ class Trainer:
             logger.info("compiled: the first steps, and the first evaluation, take up to a minute or two to compile")
             method.compile()
         self.method, self.able = method, built_to_learn(method)
+        if self.is_main and self.run.config_file.exists() and self.run.config() != config:  # --epochs with --resume
+            write_text(self.run.config_file, save_yaml(config))
         self._describe(subset)
         if self.is_main:
             self.run.truncate_metrics(self.progress.lines)
@@ -202,8 +214,8 @@ class Trainer:
     @telling_of_dead_workers()
     def _fit_stage(self, stage: Stage, state: Mapping[str, Any] | None) -> None:
         self.train = self._settings(stage)
-        resumed = state if state is not None and "optimizer" in state else None
         method, progress = self.method, self.progress
+        resumed = state if progress.epoch or progress.step else None  # it was saved within the stage
         if resumed is None:
             method.eval()
             method.before_stage(stage, RunPasses(self.loaders, self.train, stage, self.config.seed))
@@ -237,8 +249,8 @@ class Trainer:
         if self.averaged is not None:
             method.load_state_dict(self.averaged.module.state_dict())
         progress.finished.append(stage.name)
-        progress.epoch = 0
-        self._save(between_stages=True)
+        progress.trained[stage.name], progress.epoch = progress.epoch, 0
+        self._save()
 
     def _fit_epoch(self, stage: Stage, steps: int) -> None:
         progress, train, seed = self.progress, self.train, self.config.seed
@@ -256,24 +268,25 @@ class Trainer:
             sampling=self.method.sampling,
         )
         self.method.before_epoch(self._clock(stage, start, steps))
-        for step, batch in enumerate(batches, start):
-            clock = self._clock(stage, step, steps)
-            seed_layers(
-                derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank), self.fabric.device
-            )
-            self.update.set_rate(clock.lr)
-            watch.add(self.method.step(batch, clock, self.update), step)
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.method)
-            self.method.after_step(clock)
-            self.reporter.advance()
-            if number := self._stop_signal(step, steps):
-                watch.check(step, self.method)
-                progress.seconds += time.perf_counter() - begun
-                progress.step = step + 1
-                progress.totals = self._mean_over_processes(watch.totals)
-                self._save()
-                raise Interrupted(number, self.run)
+        with closing(batches):  # and so the processes that decode for them end, whatever happens
+            for step, batch in enumerate(batches, start):
+                clock = self._clock(stage, step, steps)
+                seed_layers(
+                    derive_seed(seed, "layers", stage.name, epoch, step, self.fabric.global_rank), self.fabric.device
+                )
+                self.update.set_rate(clock.lr)
+                watch.add(self.method.step(batch, clock, self.update), step)
+                if self.averaged is not None:
+                    self.averaged.update_parameters(self.method)
+                self.method.after_step(clock)
+                self.reporter.advance()
+                if number := self._stop_signal(step, steps):
+                    watch.check(step, self.method)
+                    progress.seconds += time.perf_counter() - begun
+                    progress.step = step + 1
+                    progress.totals = self._mean_over_processes(watch.totals)
+                    self._save()
+                    raise Interrupted(number, self.run)
         watch.check(steps - 1, self.method)
         seconds = time.perf_counter() - begun
         last = self._clock(stage, steps - 1, steps)
@@ -351,16 +364,15 @@ class Trainer:
                     self.progress.best[name] = {"top1": scores[name]["top1"], "line": self.progress.lines}
         return scores
 
-    def _save(self, between_stages: bool = False) -> None:
+    def _save(self) -> None:
         state = {
             **identity(self.config.method, self.method),
             "method": self.method.state_dict(),
             "progress": asdict(self.progress),
+            "optimizer": self.update.optimizer.state_dict(),  # at the end too, from where training can go on
         }
-        if not between_stages:
-            state["optimizer"] = self.update.optimizer.state_dict()
-            if self.averaged is not None:
-                state["averaged"] = self.averaged.state_dict()
+        if self.averaged is not None:
+            state["averaged"] = self.averaged.state_dict()
         state = whole(state, self.method, self.learning)
         if self.is_main:
             self.run.save_checkpoint(state)
