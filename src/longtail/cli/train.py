@@ -176,7 +176,7 @@ def _stopping_after(minutes: float) -> Iterator[None]:
     import signal
     import threading
 
-    from ..engine.trainer import Interrupted
+    from ..engine.signals import Interrupted
 
     def stopped(exit_code: int) -> LongtailError:
         error = LongtailError("Stopped. What was trained is saved: give the same command again to go on.")

@@ -7,10 +7,21 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from ..errors import LongtailError
+from .run import Run
+
 # What asks a run to stop: a person, `kill` and `timeout`, a terminal that closes, SLURM's --signal=USR1.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 _TOLD = b"\nStopping after this step, to save. Ctrl-C again ends at once, without saving.\n"
 _PATIENCE = 1.0  # seconds that the second Ctrl-C gives a step to end by itself
+
+
+class Interrupted(LongtailError):  # noqa: N818
+    """Training was asked to stop, and saved its state first. The exit code is the shell's: 128 + signal."""
+
+    def __init__(self, number: int, run: Run) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}. Continue with: longtail train --resume {run.path}")
+        self.exit_code = 128 + number
 
 
 class StopRequest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -59,7 +58,7 @@ from .run import Run, device_name, environment, write_json
 from .schedule import learning_rate
 from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train_mode
 from .shards import whole
-from .signals import StopRequest
+from .signals import Interrupted, StopRequest
 from .step import NoUpdate, StepUpdate
 from .teacher import check_teacher, load_teacher
 from .watch import CHECK_EVERY, LossWatch
@@ -70,14 +69,6 @@ logger = logging.getLogger("longtail")
 EVALUATIONS = 20
 # Seconds between checkpoints at the ends of epochs, which may be shorter than it takes to write one.
 SAVE_EVERY = 30
-
-
-class Interrupted(LongtailError):  # noqa: N818
-    """Training was asked to stop, and saved its state first. The exit code is the shell's: 128 + signal."""
-
-    def __init__(self, number: int, run: Run) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name}. Continue with: longtail train --resume {run.path}")
-        self.exit_code = 128 + number
 
 
 class Trainer:
