@@ -21,9 +21,10 @@ from pydantic import BaseModel
 
 import longtail
 from longtail import api
+from longtail.classes import SHOTS
 from longtail.cli import app, shared
 from longtail.config import Config, DataConfig, TrainConfig
-from longtail.methods import METHODS, Entry, method_class
+from longtail.methods import METHODS, SECOND_STAGES, Entry, method_class
 from longtail.recipes import all_recipes
 from longtail.report.options import option_rows
 
@@ -73,6 +74,23 @@ def reproductions_table() -> list[tuple[str, ...]]:
         measured = [f"{value['mean']} ± {value['std']}" for value in line["measured"].values()]
         rows.append((line["recipe"], f"{line['epochs']}, {len(line['seeds'])}", reported, *measured))
     return rows
+
+
+def kinds_table() -> list[tuple[str, ...]]:
+    """The methods by kind, and the second stages."""
+    rows: list[tuple[str, ...]] = [("", "methods")]
+    for kind in dict.fromkeys(entry.kind for entry in METHODS.values()):
+        rows.append((kind, " ".join(f"`{name}`" for name, entry in METHODS.items() if entry.kind == kind)))
+    return [*rows, ("second stages, `--then`", " ".join(f"`{name}`" for name in SECOND_STAGES))]
+
+
+def headline(name: str) -> str:
+    """Of a benchmark's Markdown what it was measured on, and accuracy without the ablations."""
+    facts, _, table = (RESULTS / f"{name}.md").read_text().partition("\n\n")[2].partition("\n\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.partition("\n\n")[0].splitlines()]
+    columns = [rows[0].index(column) for column in ("method", "seeds", "epochs", "top-1", *SHOTS) if column in rows[0]]
+    kept = [[row[i] for i in columns] for row in rows if ": " not in row[0]]
+    return facts + "\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in kept)
 
 
 def throughput_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -192,11 +210,15 @@ def fill(page: str) -> str:
         head, kind, name, end = match.groups()
         if kind == "results":  # written by a benchmark
             return head + (RESULTS / f"{name}.md").read_text().partition("\n\n")[2] + end
+        if kind == "headline":
+            return head + headline(name) + end
         sections = {"Config": Config, "DataConfig": DataConfig, "TrainConfig": TrainConfig}
         if kind in MEASURED:
             rows = MEASURED[kind](json.loads((RESULTS / f"{name}.json").read_text()))
         elif kind == "options":
             rows = options_table(sections[name] if name in sections else method_class(name).Options)
+        elif kind == "kinds":
+            rows = kinds_table()
         else:
             tables = {"recipes": recipes_table, "defaults": defaults_table, "stage": stage_table}
             rows = tables[kind](name) if kind in tables else reproductions_table()
@@ -245,7 +267,7 @@ def test_the_site(tmp_path):
     for words in (["tools/reference.py"], ["-m", "zensical", "build", "--strict"]):
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    listed = set(re.findall(r"(\S+\.md)", (tmp_path / "mkdocs.yml").read_text().partition("nav:")[2]))
+    listed = set(re.findall(r"(\S+\.md)", (tmp_path / "mkdocs.yml").read_text().partition("\nnav:")[2]))
     assert listed == {str(page.relative_to(tmp_path / "docs")) for page in (tmp_path / "docs").rglob("*.md")}
     page = (tmp_path / "build/site/index.html").read_text()
     asked = {link for link in re.findall(r'(?:src|href)="(https?://[^"]*)"', page) if "zensical.org" not in link}

@@ -41,3 +41,7 @@ def test_issue_templates_are_forms(path):
     ids = [part["id"] for part in form["body"]]
     assert len(set(ids)) == len(ids)
     assert all(part["attributes"].keys() & {"label"} for part in form["body"])
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
