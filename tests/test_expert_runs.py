@@ -197,3 +197,10 @@ def test_a_teacher_of_other_classes_or_images_is_refused(routed, photos, small_s
     assert code == 2
     assert "grey images of 28 pixels" in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("method", "paper"), [("ride", "Wang et al., ICLR 2021"), ("glmc", "Du et al., CVPR 2023")])
+def test_a_method_is_shown_with_what_it_does_and_its_paper(method, paper, longtail):
+    _, out, _ = longtail("methods", method)
+    assert paper in out
+    assert "module's text" not in out

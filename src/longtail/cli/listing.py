@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from ..errors import unknown_name
 from .app import app
 from .shared import console, say
+
+POINTER = "See the module's text."
 
 
 @app.command(epilog="Example: [bold]longtail methods ldam[/]")
@@ -54,6 +57,14 @@ def _costs() -> dict[str, Any]:
     return costs
 
 
+def _about(cls: type) -> str:
+    """What a method's class says of itself, its module's text in place of a pointer to it."""
+    text = cls.__doc__ or ""
+    if text.startswith(POINTER):
+        text = f"{import_module(cls.__module__).__doc__}{text.removeprefix(POINTER)}"
+    return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 def _show_method(name: str) -> None:
     """A method's options with defaults, its paper, its recipes and their figures."""
     from rich.table import Table
@@ -65,7 +76,7 @@ def _show_method(name: str) -> None:
     cls = method_class(name)
     entry = METHODS[name.partition("+")[0]]
     say(f"{name}: {entry.about} ({entry.kind}, {entry.year})")
-    say(" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+    say(_about(cls))
     if entry.needs:
         say(f"Needs {entry.needs}.")
     options = Table(
