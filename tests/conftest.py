@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def longtail(monkeypatch, capsys):
             code = end.code or 0
         return code, *capsys.readouterr()
 
-    return run
+    yield run
+    # Commands show the log on the terminal that they ran in, which is gone.
+    logger = logging.getLogger("longtail")
+    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture(scope="session")

@@ -500,12 +500,16 @@ def test_eval(longtail, trained, tmp_path):
     results = Run.open(trained / "run").results()
     code, out, _ = longtail("eval", trained / "run", "--json")
     assert code == 0
-    assert json.loads(out)["metrics"]["top1"] == results["metrics"]["top1"]
+    found = json.loads(out)
+    assert found["metrics"]["top1"] == results["metrics"]["top1"]
+    assert {row["class"] for row in found["worst"]} == {"red", "green", "blue"}
+    assert found["intervals"]["few"][0] <= found["metrics"]["few"] <= found["intervals"]["few"][1]
     code, out, _ = longtail(
         "eval", trained / "run", "--data", trained / "photos" / "train", "--per-class", "--geometry"
     )
     assert code == 0
     assert "green" in out
+    assert "worst classes" in out
     code, _, err = longtail("eval", trained / "run", "--split", "val")
     assert code == 2
     assert told(err, "has no split 'val'; it has train, test")

@@ -114,6 +114,9 @@ class TrainConfig(Section):
     channels_last: bool = Field(True, description="memory layout that convolutions run fastest in")
     compile: bool = Field(False, description="torch.compile the backbone and the loss terms")
     deterministic: bool = Field(False, description="only deterministic kernels (CPU runs are deterministic anyway)")
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",), strict=False, description="where metrics go besides metrics.jsonl (extras wandb, mlflow)"
+    )
     eval_every: int | None = Field(None, ge=1, description="epochs between evaluations (default: 20 over the run)")
     authors_protocol: bool = Field(
         False, description="also score the test set every epoch, plain and flipped, and report the best"

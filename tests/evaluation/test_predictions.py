@@ -100,3 +100,17 @@ def test_many_classes_keep_no_scores(tmp_path):
     write(tmp_path / "predictions.parquet", {n: v.numpy() for n, v in kept.items()}, ["a", "b"], CLASSES, "val")
     assert read(tmp_path).logits is None
     assert pa.types.is_string(pq.read_schema(tmp_path / "predictions.parquet").field("label").type)
+
+
+def test_mistakes_in_plain_numbers(folder):
+    found = read(folder)
+    told = found.mistakes(most=3)
+    assert json.loads(json.dumps(told))
+    pairs, times = found.confusions
+    assert [row["images"] for row in told["confusions"]] == times[:3].tolist()
+    assert told["confusions"][0]["label"] == CLASSES.names[pairs[0, 0]]
+    ends = [row["interval"][1] for row in told["worst"]]
+    assert ends == sorted(ends)
+    low, high = told["intervals"]["class_balanced"]
+    assert low < np.nanmean(found.accuracy) < high
+    assert set(told["intervals"]) == {"class_balanced", "many", "medium", "few"}

@@ -33,14 +33,16 @@ def evaluate(
 
     from .. import api
     from ..engine.run import write_json
-    from ..report.tables import class_table, experts_table, geometry_tables, metrics_table
+    from ..report.tables import class_table, experts_table, geometry_tables, metrics_table, mistake_tables
 
     result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry, aggregate=aggregate)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         say(f"{result['images']} images of {result['source']} ({result['split']})")
-        console.print(metrics_table(result["metrics"]))
+        console.print(metrics_table(result["metrics"], result["intervals"]))
+        for table in mistake_tables(result):
+            console.print(table)
         if "experts" in result:
             console.print(experts_table(result))
         if per_class:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..data.loaders import Loader
 from ..data.sources import match_classes, open_source
 from ..errors import UsageError
 from ..evaluation.geometry import geometry as measure_geometry
+from ..evaluation.predictions import Predictions
 from ..methods.base import Method
 from .deploy import Predictor, load
 from .evaluate import evaluate
@@ -100,6 +102,9 @@ def score(
     Of a method with several experts, also each expert's, as `experts`; with `aggregate`, also those under SADE's
     transductive protocol, as `aggregated`: see `experts`.
 
+    Besides come "intervals" of the mean accuracies, the "worst" classes and the commonest "confusions": see
+    `Predictions.mistakes`.
+
     With `data` (and `root`, see `open_source`) the run's own images are not needed, unless `geometry` asks for the training
     images' features too. Raises `UsageError` for a split that the run does not have, images of other classes, or where the
     run's own images have changed.
@@ -109,6 +114,7 @@ def score(
     if aggregate and method.expert_answers is None:
         raise UsageError("--aggregate weighs the experts of methods that have several, such as sade; this run has one.")
     set_precision(method, Run.open(path).config().train, scored.predictor.device)
+    metrics, mistakes = _judge(scored, batch_size)
     result = {
         "run": str(path),
         "source": scored.images.name,
@@ -116,7 +122,8 @@ def score(
         "images": len(scored.images),
         "classes": list(scored.predictor.classes),
         "class_counts": list(scored.predictor.description.class_counts),
-        "metrics": evaluate(method, scored.loader, batch_size),
+        "metrics": metrics,
+        **mistakes,
     }
     if (experts := evaluate_experts(method, scored.loader, batch_size)) is not None:
         result["experts"] = experts
@@ -126,6 +133,22 @@ def score(
         measured = {"train": scored.load("train"), scored.split: scored.loader}
         result["geometry"] = {name: _geometry(method, images, batch_size) for name, images in measured.items()}
     return result
+
+
+def _judge(scored: Scored, batch_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metrics, and which classes fare worst and are taken for which."""
+    method = scored.predictor.method
+    seen: list[Tensor] = []
+    metrics = evaluate(
+        method,
+        scored.loader,
+        batch_size,
+        lambda _, labels, logits: seen.append(torch.stack([labels, logits.argmax(1)])),
+    )
+    labels, predicted = torch.cat(seen, 1).cpu().numpy()
+    nothing = np.empty(0)
+    judged = Predictions(method.classes, scored.split, [], labels, predicted, nothing, nothing, None)
+    return metrics, judged.mistakes()
 
 
 def _geometry(method: Method, loader: Loader, batch_size: int) -> dict[str, Any]:

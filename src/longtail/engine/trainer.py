@@ -6,13 +6,12 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from typing import Any, cast
 
 import torch
-from lightning_fabric.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ..config import Config, TrainConfig, flat, merge, save_yaml, validate
@@ -26,6 +25,7 @@ from ..methods.base import Clock, Method, Stage
 from ..models import check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
 from .average import WeightAverage
+from .boards import Boards
 from .checkpoint import (
     Progress,
     check_within,
@@ -134,17 +134,15 @@ class Trainer:
             restore(method, self.run, state["method"])
         elif config.start_from is not None:
             start_from(method, Run.open(config.start_from))
-        self.board = TensorBoardLogger(
-            self.run.path, name="", version="tensorboard", purge_step=self.progress.lines if resume else None
-        )
+        self.boards = Boards(config, self.run, self.progress.lines if resume else None) if self.is_main else None
         try:
             with StopRequest() as self.stop, _telling_why_nothing_compiles(config.train.compile):
                 for stage in stages:
                     self._fit_stage(stage, state)
                     state = None
         finally:
-            with suppress(OSError):  # a full disk, which something that matters more will tell or has told
-                self.board.finalize("success")
+            if self.boards is not None:
+                self.boards.close()
         return write_results(config, self.run, method, self.loaders, subset, asdict(self.progress))
 
     def _finished_before(self) -> list[str]:
@@ -302,10 +300,10 @@ class Trainer:
     def _record(self, record: dict[str, Any]) -> None:
         """Write an epoch's line of metrics."""
         self.progress.lines += 1
-        if self.is_main:
+        if self.boards is not None:
             self.run.append_metrics(record)
             numbers = {name: value for name, value in flat(record, "/") if isinstance(value, (int, float))}
-            self.board.log_metrics(numbers, self.progress.lines - 1)
+            self.boards.log(numbers, self.progress.lines - 1)
         self.reporter.epoch(record)
 
     def _stop_signal(self, step: int, steps: int) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..classes import Classes
+from ..classes import SHOTS, Classes
 from ..errors import LongtailError, UsageError
 from ..files import write_atomically
+from .intervals import mean_interval, wilson
 
 TOP = 10  # classes listed for each image
 MOST_LOGITS = 5_000_000  # kept whole, images times classes: 10 MB before compression
@@ -77,6 +78,12 @@ class Predictions:
         return np.argsort(-np.array(self.classes.counts), kind="stable")
 
     @cached_property
+    def worst(self) -> np.ndarray:
+        """Classes with images, int64, by the upper end of their interval: one of three images is not soon the worst."""
+        order = np.argsort(wilson(self.hits, self.tested)[1], kind="stable")
+        return order[self.tested[order] > 0]
+
+    @cached_property
     def confusions(self) -> tuple[np.ndarray, np.ndarray]:
         """Pairs (label, predicted), int64 [P, 2], that were taken for each other, and how often, int64 [P]: most first."""
         wrong = ~self.correct
@@ -85,6 +92,30 @@ class Predictions:
         )
         order = np.argsort(-times, kind="stable")
         return pairs[order], times[order]
+
+    def mistakes(self, most: int = 10) -> dict[str, Any]:
+        """In plain numbers and names: "intervals" of the mean accuracy of all classes and of each shot, the "worst" classes
+        and the commonest "confusions", at most `most` of each."""
+        names, (low, high) = self.classes.names, wilson(self.hits, self.tested)
+        groups = {"class_balanced": np.ones(len(names), bool)} | {shot: self.shots == shot for shot in SHOTS}
+        pairs, times = self.confusions
+        return {
+            "intervals": {name: mean_interval(self.hits[of], self.tested[of]) for name, of in groups.items()},
+            "worst": [
+                {
+                    "class": names[c],
+                    "training_images": self.classes.counts[c],
+                    "images": int(self.tested[c]),
+                    "accuracy": float(self.accuracy[c]),
+                    "interval": (float(low[c]), float(high[c])),
+                }
+                for c in self.worst[:most].tolist()
+            ],
+            "confusions": [
+                {"label": names[a], "prediction": names[b], "images": n, "share": n / int(self.tested[a])}
+                for (a, b), n in zip(pairs[:most].tolist(), times[:most].tolist(), strict=True)
+            ],
+        }
 
 
 def condense(index: Tensor, labels: Tensor, logits: Tensor, keep_logits: bool) -> dict[str, Tensor]:

@@ -27,14 +27,35 @@ def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Every scalar of an evaluation; shares in percent, the negative log-likelihood in nats."""
-    table = Table("measure", "value", show_header=False)
+def metrics_table(metrics: Mapping[str, Any], intervals: Mapping[str, tuple[float, float] | None]) -> Table:
+    """Every scalar of an evaluation, with its 95 % interval where there is one; shares in percent, the negative
+    log-likelihood in nats."""
+    table = Table("measure", "value", "95 % interval", show_header=False)
     table.columns[1].justify = "right"
     for name, value in metrics.items():
         if isinstance(value, float):
-            table.add_row(name.replace("_", " "), f"{value:.4f} nats" if name == "nll" else f"{percent(value)} %")
+            shown = f"{value:.4f} nats" if name == "nll" else f"{percent(value)} %"
+            table.add_row(name.replace("_", " "), shown, _interval(intervals.get(name)))
     return table
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"{percent(ends[0])} to {percent(ends[1])}" if ends else ""
+
+
+def mistake_tables(result: Mapping[str, Any], limit: int = 5) -> list[Table]:
+    """The worst classes, and which are taken for which."""
+    worst = Table("worst classes", "training images", "images", "accuracy %", "95 % interval")
+    for row in result["worst"][:limit]:
+        counts = str(row["training_images"]), str(row["images"])
+        worst.add_row(row["class"], *counts, percent(row["accuracy"]), _interval(row["interval"]))
+    confused = Table("most confused", "taken for", "images", "of the class %")
+    for row in result["confusions"][:limit]:
+        confused.add_row(row["label"], row["prediction"], str(row["images"]), percent(row["share"]))
+    for table, texts in ((worst, 1), (confused, 2)):
+        for column in table.columns[texts:]:
+            column.justify = "right"
+    return [table for table in (worst, confused) if table.row_count]
 
 
 def experts_table(result: Mapping[str, Any]) -> Table:

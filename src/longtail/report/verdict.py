@@ -79,7 +79,7 @@ def _accuracy(predictions: Predictions) -> Iterator[Sentence]:
 
 
 def _worst(predictions: Predictions) -> Iterator[Sentence]:
-    worst = worst_classes(predictions)
+    worst = predictions.worst
     never = int((predictions.accuracy == 0).sum())
     described = []
     for c in worst[:NAMED]:
@@ -90,13 +90,6 @@ def _worst(predictions: Predictions) -> Iterator[Sentence]:
         )
     many = f" {never:,} classes are never right." if never > NAMED else ""
     yield Sentence(f"Worst, even at the upper end of their intervals: {listing(described)}.{many}", "classes")
-
-
-def worst_classes(predictions: Predictions) -> np.ndarray:
-    """Classes with test images, int64, by the upper end of their interval: a class of three images is not soon the worst."""
-    high = wilson(predictions.hits, predictions.tested)[1]
-    order = np.argsort(high, kind="stable")
-    return order[predictions.tested[order] > 0]
 
 
 def confused_with(predictions: Predictions, c: int) -> tuple[int, int] | None:
@@ -146,7 +139,7 @@ def _another_method(predictions: Predictions, method: str) -> Iterator[Sentence]
 def _collect(predictions: Predictions) -> Iterator[Sentence]:
     mean, counts = np.nanmean(predictions.accuracy), np.array(predictions.classes.counts)
     high = wilson(predictions.hits, predictions.tested)[1]
-    behind = [c for c in worst_classes(predictions) if high[c] < mean and counts[c] < np.median(counts)]
+    behind = [c for c in predictions.worst if high[c] < mean and counts[c] < np.median(counts)]
     if behind:
         named = [f"{predictions.classes.names[c]} ({counts[c]:,} so far)" for c in behind[:NAMED]]
         yield Sentence(
