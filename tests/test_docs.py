@@ -23,7 +23,7 @@ import longtail
 from longtail import api
 from longtail.classes import SHOTS
 from longtail.cli import app, shared
-from longtail.config import Config, DataConfig, TrainConfig
+from longtail.config import Config, DataConfig, FinetuneConfig, TrainConfig
 from longtail.methods import METHODS, SECOND_STAGES, Entry, method_class
 from longtail.recipes import all_recipes
 from longtail.report.options import option_rows
@@ -212,7 +212,7 @@ def fill(page: str) -> str:
             return head + (RESULTS / f"{name}.md").read_text().partition("\n\n")[2] + end
         if kind == "headline":
             return head + headline(name) + end
-        sections = {"Config": Config, "DataConfig": DataConfig, "TrainConfig": TrainConfig}
+        sections = {model.__name__: model for model in (Config, DataConfig, TrainConfig, FinetuneConfig)}
         if kind in MEASURED:
             rows = MEASURED[kind](json.loads((RESULTS / f"{name}.json").read_text()))
         elif kind == "options":
@@ -246,7 +246,7 @@ def test_tables_are_what_the_code_says(page):
 def test_every_option_has_a_table():
     shown = {match.groups()[1:3] for page in PAGES for match in TABLE.finditer(page.read_text())}
     methods = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")}
-    assert shown >= {("options", name) for name in ("Config", "DataConfig", "TrainConfig")}
+    assert shown >= {("options", name) for name in ("Config", "DataConfig", "TrainConfig", "FinetuneConfig")}
     assert methods & METHODS.keys() <= {name for kind, name in shown if kind in ("options", "defaults", "stage")}
     assert shown >= {("recipes", recipe.method) for recipe in all_recipes().values() if recipe.method in methods}
 

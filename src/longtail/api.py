@@ -19,6 +19,7 @@ from .engine.run import Run
 from .engine.score import score as evaluate
 from .engine.trainer import Trainer
 from .errors import UsageError
+from .finetune.pixels import complete
 from .methods import method_class
 from .recipes import find_recipe
 from .report.run_report import write_report
@@ -73,7 +74,7 @@ def train(
     Raises `UsageError` or `LongtailError`.
     """
     overrides["data"] = {"source": str(data)} if isinstance(data, (str, Path)) else data
-    config = make_config(method, recipe, overrides)
+    config = complete(make_config(method, recipe, overrides))
     config = config.model_copy(update={"data": config.data.model_copy(update=_absolute_paths(config.data))})
     run = Run(Path(out))
     trainer = Trainer(config, run, reporter)

@@ -131,12 +131,41 @@ class TrainConfig(Section):
         return self
 
 
+class FinetuneConfig(Section):
+    """What of a trained backbone learns, and where the classifier on it starts."""
+
+    mode: Literal["full", "partial", "head", "adaptformer", "adapter", "lora", "vpt", "bias"] | None = Field(
+        None, description="what of the backbone learns (default: all of it, as from scratch)"
+    )
+    last: int | None = Field(
+        None, ge=1, description="of partial: how many stages, from the last (default: those of 3/4 of the parameters)"
+    )
+    width: int | None = Field(None, ge=1, description="of adapters, LoRA's rank, or prompts in a block")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="each stage learns at this share of the rate of the next")
+    norms: Literal["frozen", "running"] = Field("frozen", description="statistics of batch norm while fine-tuning")
+    start: str = Field(
+        "random", description="the classifier starts: random, zero, class_means, discriminant, or a text:FILE.npz"
+    )
+    cache: bool = Field(True, description="compute what frozen first stages make of each image once, and keep it")
+    draws: int = Field(
+        0, ge=0, le=64, description="augmented versions of each image that are kept beside the plain one"
+    )
+
+    @model_validator(mode="after")
+    def _start_is_known(self) -> FinetuneConfig:
+        known = ("random", "zero", "class_means", "discriminant", "text:FILE.npz")
+        if self.start not in known[:4] and not self.start.startswith("text:"):
+            raise ValueError(f"start is '{self.start}'; expected {', '.join(known)}")
+        return self
+
+
 class Config(Section):
     """One run, whole. This is what `config.yaml` in a run folder holds."""
 
     method: str = Field(description="see `longtail methods`")
     backbone: str = Field("resnet32", description="network under the method's heads")
-    pretrained: bool = Field(False, description="start from published weights (timm: backbones)")
+    pretrained: bool = Field(False, description="start from published weights, or those of `weights`")
+    weights: str | None = Field(None, description="file of the backbone's weights, or hf:OWNER/NAME")
     seed: int = Field(0, ge=0, description="fixes validation split, initialisation, order and augmentation")
     class_names: bool = Field(True, description="keep the names of the classes in the model file")
     report: bool = Field(True, description="write report.html at the end")
@@ -145,6 +174,7 @@ class Config(Section):
     stages: tuple[str, ...] | None = Field(None, strict=False, description="which of the method's stages to run")
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own hyper-parameters")
 
 

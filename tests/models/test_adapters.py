@@ -25,16 +25,17 @@ def test_parameters_are_the_papers(classes, learned):
 
 @pytest.mark.parametrize("kind", ["adaptformer", "adapter", "lora", "vpt"])
 def test_modules_learn_and_end_as_they_are_saved(kind):
+    torch.manual_seed(0)
     backbone = build_backbone("timm:test_vit").eval()
     images = torch.rand(2, 3, 32, 32)
     before = backbone(images)
     new = adapt(backbone, kind, classes=10, width=8)
     if kind != "vpt":
-        assert torch.equal(backbone(images), before)
+        torch.testing.assert_close(backbone(images), before)
     backbone.requires_grad_(False)
     for parameter in new:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.SGD(new, 0.1)
+    optimizer = torch.optim.SGD(new, 0.01)
     for _ in range(2):  # the first step moves what started at zero, and only then have the others gradients
         (backbone(images) ** 3).sum().backward()
         optimizer.step()

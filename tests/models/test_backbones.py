@@ -6,6 +6,7 @@ import torch
 
 from longtail.errors import LongtailError, UsageError
 from longtail.models import backbone_names, build_backbone, check_image_size, count_parameters
+from longtail.models import timm_backbone as timm_backbone_module
 from longtail.models.cifar_resnet import BasicBlock
 from longtail.models.heads import LinearClassifier
 from longtail.models.timm_backbone import timm_backbone
@@ -177,6 +178,7 @@ def test_weights_that_cannot_be_had(monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host")
 
+    monkeypatch.setattr(timm_backbone_module, "find_weights", lambda name, weights: None)
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(LongtailError, match="'resnet50' could not be loaded: no route to host"):
         build_backbone("resnet50", pretrained=True)

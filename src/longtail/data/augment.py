@@ -285,7 +285,7 @@ class Augment:
 
     def __init__(self, spec: str, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         """Raises `UsageError` where the spec cannot be understood."""
-        self.ops = parse(spec, size)
+        self.spec, self.ops = spec, parse(spec, size)
         last = self.ops[-1] if self.ops else None
         self.cutout = self.ops.pop() if isinstance(last, Cutout) and last.fill == "mean" else None
         self.normalise = Normalise(mean, std)

@@ -197,8 +197,11 @@ class Loader(ABC):
         for fetched in self._fetch(requests, {"": [None]}, substitute=False):
             (source,), places = fetched[""]
             if len(places):
-                images = centre_crop(send(source, self.setup.device), self.size)
-                yield self._batch([self._normalise(images)], places)
+                yield self._batch([self._evaluated(send(source, self.setup.device))], places)
+
+    def _evaluated(self, images: Tensor) -> Tensor:
+        """What is evaluated of what was fetched for it."""
+        return self._normalise(centre_crop(images, self.size))
 
     def _batch(self, views: Sequence[Tensor], places: Tensor) -> Batch:
         labels, index = (send(values[places], self.setup.device) for values in (self._labels, self._positions))
@@ -303,7 +306,7 @@ class _Decoder(Dataset):
         except LongtailError as error:
             return error
         if corrupt and not self.skip_corrupt:
-            return _corrupt(list(corrupt.values()))
+            return corrupt_images(list(corrupt.values()))
         return fetched, [self.reader.images.key(i) for i in corrupt]
 
     def _fetch(self, request: Request, stream: str, corrupt: dict[int, str]) -> Fetched:
@@ -365,7 +368,7 @@ def _decode(reader: SquareReader, positions: np.ndarray, setup: Setup) -> tuple[
         return images, positions, []
     rows = sorted(corrupt)
     if not setup.skip_corrupt:
-        raise _corrupt([corrupt[row] for row in rows])
+        raise corrupt_images([corrupt[row] for row in rows])
     if len(rows) == len(positions):
         raise LongtailError(f"{reader.images.name}: none of its {len(positions):,} images can be read.")
     kept = np.delete(np.arange(len(positions)), rows)
@@ -376,7 +379,7 @@ def _threads(workers: int, side: int) -> int:
     return 1 if side <= SMALL else max(workers, 1)
 
 
-def _corrupt(messages: list[str]) -> LongtailError:
+def corrupt_images(messages: list[str]) -> LongtailError:
     """One error for all corrupt images: the first 20 by name, the others as a count."""
     shown = messages[:20] + ([f"... and {len(messages) - 20:,} more."] if len(messages) > 20 else [])
     count = f"{len(messages):,} corrupt image{'s' * (len(messages) > 1)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from ..data.sources import open_source
 from ..data.squares import stored_size
 from ..data.values import settle_values
 from ..errors import LongtailError, UsageError
+from ..finetune.modes import prepare
 from ..methods import method_class
 from ..methods.base import Method, Stage
-from ..models import build_backbone
+from ..models import Backbone, build_backbone
 from ..seeding import derive_seed
 from .description import Preprocessing
 from .run import Run, cores
@@ -145,16 +146,19 @@ def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric, channels: 
     }
     for loader, images in zip(held_out.values(), subset.held_out.values(), strict=True):
         check_native_size(loader, images, train.size)
-    resize = train.size if config.image_size is None else stored_size(train.size)
-    preprocessing = Preprocessing(
-        resize=resize,
+    return Loaders(train, held_out, classes, preprocessing_of(train, config, subset, channels))
+
+
+def preprocessing_of(train: Loader, config: DataConfig, subset: Subset, channels: int) -> Preprocessing:
+    """How the pixels of the training loader's images become a network's input."""
+    return Preprocessing(
+        resize=train.size if config.image_size is None else stored_size(train.size),
         image_size=train.size,
         channels=channels,
         mean=train.mean,
         std=train.std,
         value_range=subset.train.value_range,
     )
-    return Loaders(train, held_out, classes, preprocessing)
 
 
 def check_native_size(loader: Loader, images: ImageSet, trained: int) -> None:
@@ -207,8 +211,16 @@ def check_method(config: Config, classes: Classes) -> None:
     method_class(config.method).check(method_options(config), classes, config.train.batch_size)
 
 
-def build_method(config: Config, classes: Classes, channels: int, image_size: int | None = None) -> Method:
-    """The method with its backbone, initialised from the run's seed."""
+def build_method(
+    config: Config,
+    classes: Classes,
+    channels: int,
+    image_size: int | None = None,
+    entry: Callable[[Backbone], int] = lambda backbone: 0,
+) -> Method:
+    """The method with its backbone, initialised from the run's seed. `entry` says where the backbone is entered."""
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
-    backbone = build_backbone(config.backbone, channels, config.pretrained, image_size)
+    backbone = build_backbone(config.backbone, channels, config.pretrained, image_size, config.weights)
+    prepare(backbone, config.finetune, len(classes))
+    backbone.entry = entry(backbone)  # before the method copies or divides it
     return method_class(config.method)(backbone, classes, method_options(config))

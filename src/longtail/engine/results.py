@@ -16,6 +16,8 @@ from ..evaluation.predictions import MOST_LOGITS, condense
 from ..evaluation.predictions import write as write_predictions
 from ..losses.distributed import world
 from ..methods.base import Method
+from ..models.backbone import given_images
+from ..models.build import ADAPTER
 from .deploy import FORMAT, Description, save_model
 from .description import Preprocessing
 from .evaluate import evaluate
@@ -35,11 +37,12 @@ def write_results(
     config: Config, run: Run, method: Method, loaders: Loaders, subset: Subset, progress: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Score the final weights, write predictions, model and results.json, and return the results."""
+    adapter = method.backbone.adapter
     description = Description(
         format=FORMAT,
         method=config.method,
         options=config.options,
-        backbone=config.backbone,
+        backbone=config.backbone + (f"{ADAPTER}{adapter}" if adapter else ""),
         classes=loaders.classes.names if config.class_names else tuple(map(str, range(len(loaders.classes)))),
         class_counts=loaders.classes.counts,
         preprocessing=loaders.preprocessing,
@@ -80,7 +83,8 @@ def multiply_adds(method: Method, pixels: Preprocessing) -> int:
     method.eval()
     image = next(method.parameters()).new_zeros(1, pixels.channels, pixels.image_size, pixels.image_size)
     predict = method.logits if method.classifies() else method.features
-    with torch.inference_mode(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    eager = torch.compiler.set_stance("force_eager")
+    with torch.inference_mode(), eager, given_images(method.backbones()), FlopCounterMode(display=False) as counter:
         predict(image)
     method.train(training)
     return counter.get_total_flops() // 2

@@ -14,15 +14,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..classes import Classes
 from ..config import Config, TrainConfig, flat, merge, save_yaml, validate
 from ..data.overlap import warn_of_overlap
 from ..data.squares import SquareReader
 from ..data.workers import telling_of_dead_workers
 from ..errors import LongtailError, UsageError, unknown_name
 from ..files import write_text
+from ..finetune.modes import by_depth, describe_learning
+from ..finetune.start import start
 from ..methods import method_class
 from ..methods.base import Clock, Method, Stage
-from ..models import check_image_size, count_parameters
+from ..models import Backbone, check_image_size, count_parameters
 from ..seeding import derive_seed, generator, seed_layers
 from .average import WeightAverage
 from .boards import Boards
@@ -41,6 +44,7 @@ from .checkpoint import (
     train_on,
 )
 from .evaluate import evaluate, evaluate_flipped
+from .frozen import build_feature_loaders, entry_of
 from .passes import RunPasses, check_held_out, check_held_out_from
 from .prepare import (
     Subset,
@@ -115,10 +119,13 @@ class Trainer:
             self.reporter = Reporter()
         elif not state:
             warn_of_overlap(subset.train, subset.held_out)
-        self.loaders = build_loaders(config.data, subset, self.fabric, channels)
+        if method.backbone.entry:
+            self.loaders = build_feature_loaders(config, subset, self.fabric, channels, method, self.reporter)
+        else:
+            self.loaders = build_loaders(config.data, subset, self.fabric, channels)
         if self.loaders.classes != subset.classes:  # unreadable images were left out
             check_method(config, self.loaders.classes)
-            method = self._build_method(self.loaders, channels, size)
+            method = self._build_method(subset, channels, size, self.loaders.classes)
         place(method, config.train, self.fabric.device)
         method.teacher = load_teacher(config, self.loaders, self.fabric.device)
         if config.train.compile:
@@ -152,8 +159,11 @@ class Trainer:
         source = Run.open(self.config.start_from)
         return stages_done(source, self.config.method, method_class(self.config.method).learned_before)
 
-    def _build_method(self, subset: Subset | Any, channels: int, size: int) -> Method:
-        method = build_method(self.config, subset.classes, channels, size)
+    def _build_method(self, subset: Subset, channels: int, size: int, classes: Classes | None = None) -> Method:
+        def entry(backbone: Backbone) -> int:
+            return entry_of(self.config, backbone, subset, channels, size)
+
+        method = build_method(self.config, classes or subset.classes, channels, size, entry)
         check_image_size(method.backbone, self.config.backbone, channels, size, size)
         return method
 
@@ -207,13 +217,18 @@ class Trainer:
         resumed = state if progress.epoch or progress.step else None  # it was saved within the stage
         if resumed is None:
             method.eval()
-            method.before_stage(stage, RunPasses(self.loaders, self.train, stage, self.config.seed))
+            passes = RunPasses(self.loaders, self.train, stage, self.config.seed)
+            if not progress.lines and self.config.start_from is None:
+                start(method, self.config.finetune.start, passes)
+            method.before_stage(stage, passes)
             self._share_buffers([method])
         learning = freeze_all_but(method, stage, self.able)
+        if self.config.finetune.mode is not None:
+            logger.info("%s: %s parameters learn", stage.name, describe_learning(learning, method))
         self.learning: list[str] = []
         self.update: StepUpdate | NoUpdate = NoUpdate(method)
         if learning and self.train.epochs:
-            groups = method.parameter_groups(learning)
+            groups = by_depth(method.parameter_groups(learning), method.backbone, self.config.finetune.layer_decay)
             names = {id(parameter): name for name, parameter in learning.items()}
             self.learning = [names[id(parameter)] for group in groups for parameter in group["params"]]
             self.update = StepUpdate(self.fabric, method, self.train, groups)

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import unknown_name
+from ..errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from .base import Method
@@ -112,7 +112,7 @@ def method_class(name: str) -> type[Method]:
     """
     base, *then = name.split("+")
     if base not in METHODS:
-        raise unknown_name("method", base, METHODS)
+        raise _unknown_method(base)
     module, _, attribute = METHODS[base].where.partition(":")
     cls = getattr(import_module(f".{module}", __name__), attribute)
     if not then:
@@ -120,3 +120,18 @@ def method_class(name: str) -> type[Method]:
     from .second_stage import composed
 
     return composed(cls, base, tuple(then))
+
+
+def _unknown_method(name: str) -> UsageError:
+    """A backbone's name is taken for one where no method's is like it."""
+    error = unknown_name("method", name, METHODS)
+    if "Did you mean" in str(error):
+        return error
+    from ..models import is_backbone
+
+    if is_backbone(name):
+        return UsageError(
+            f"'{name}' is a backbone, not a method: name how to train it, for instance "
+            f"`longtail train balanced_softmax --backbone {name}`. `longtail methods` lists the methods."
+        )
+    return error

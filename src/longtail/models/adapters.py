@@ -122,17 +122,18 @@ def adapt(backbone: Backbone, kind: Kind, classes: int, width: int | None = None
             "Choose one such as timm:vit_small_patch16_224, or mode head, partial or full."
         )
     before = set(backbone.parameters())
-    bottleneck = width or adaptformer_width(classes, len(blocks))
+    width = width or {"lora": RANK, "vpt": PROMPTS}.get(kind, adaptformer_width(classes, len(blocks)))
+    backbone.adapter = f"{kind}:{width}"
     for i, block in blocks.items():
         if kind == "adaptformer":
-            block.mlp = ParallelMLP(block, bottleneck)
+            block.mlp = ParallelMLP(block, width)
             block.norm2, block.ls2 = nn.Identity(), nn.Identity()
         elif kind == "adapter":
-            block.mlp = SequentialMLP(block.mlp, bottleneck)
+            block.mlp = SequentialMLP(block.mlp, width)
         elif kind == "lora":
-            block.attn.qkv = LowRankQKV(block.attn.qkv, width or RANK)
+            block.attn.qkv = LowRankQKV(block.attn.qkv, width)
         else:
             embedding: Any = backbone.stages[0]
             patch = embedding.model.patch_embed.patch_size[0]
-            backbone.stages[i] = Prompted(block, block.norm1.normalized_shape[0], width or PROMPTS, patch)
+            backbone.stages[i] = Prompted(block, block.norm1.normalized_shape[0], width, patch)
     return [parameter for parameter in backbone.parameters() if parameter not in before]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ class Backbone(nn.Module):
     what comes after the backbone always see float32. The engine sets it, and compiles, for every backbone in a method.
     `build` makes a newly initialised backbone of this architecture, all of it or its later stages at another width:
     see `twin`.
+
+    `entry` is the stage that what it is given goes into: 0, the first, unless the stages before it do not learn and what
+    they make of the images is given instead, see `finetune.features`. One more than there are stages: the features.
+    `frozen` names the submodules that stay in evaluation mode. `adapter` is what was put into the blocks, see `adapters`.
     """
 
     def __init__(
@@ -35,6 +40,9 @@ class Backbone(nn.Module):
         self.pool = pool if pool is not None else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.precision: torch.dtype | None = None
         self.build = build
+        self.entry = 0
+        self.frozen: frozenset[str] = frozenset()
+        self.adapter: str | None = None
 
     def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Images float [B, C_in, H, W] -> features float32 [B, D].
@@ -42,12 +50,25 @@ class Backbone(nn.Module):
         Entered half way with `start`: `x` is then what stage `start` - 1 gave. Left half way with `stop`: gives what
         stage `stop` - 1 gave, unpooled and in the type the stages compute in.
         """
+        return self.run(x, start or self.entry, stop)
+
+    def run(self, x: Tensor, start: int, stop: int | None = None) -> Tensor:
+        """The same from `start`, wherever `entry` is."""
+        if start > len(self.stages):
+            return x.flatten(1)
         with torch.autocast(x.device.type, self.precision, enabled=self.precision is not None):
             for stage in list(self.stages)[start:stop]:
                 x = stage(x)
         if stop is not None:
             return x
         return self.pool(x if x.dtype == torch.float64 else x.float())
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As `nn.Module.train`, but for what is frozen."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def twin(self, start: int = 0, width: float = 1.0) -> Backbone:
         """A newly initialised backbone of the same architecture.
@@ -57,12 +78,16 @@ class Backbone(nn.Module):
         """
         if self.build is None:
             raise UsageError("This backbone cannot be built a second time: use one that longtail builds by name.")
+        if start < self.entry:
+            raise self._has_no_images("builds another backbone from its first stages")
         return self.build(start, width)
 
     def split_last_block(self) -> Backbone:
         """Take the last block off the last stage: a backbone of its own, with this one's pooling, that goes on from what
         is left: of a stage with one block, as in resnet8, nothing. Raises `UsageError` where the last stage is no sequence.
         """
+        if self.entry >= len(self.stages):
+            raise self._has_no_images("takes the backbone's last stage apart")
         *_, last = self.stages
         if not isinstance(last, nn.Sequential) or not len(last):
             raise UsageError(
@@ -71,6 +96,12 @@ class Backbone(nn.Module):
         self.stages[len(self.stages) - 1] = last[:-1]
         return Backbone([last[-1]], self.dim, self.pool)
 
+    def _has_no_images(self, why: str) -> UsageError:
+        return UsageError(
+            f"This method {why}, which is frozen here and gets features, not images: set finetune.cache=false, or let more "
+            "of the backbone learn, as finetune.mode=full does."
+        )
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As `nn.Module.compile`, with what makes it pay on a CPU where the backbone is on one."""
         if next(self.parameters()).device.type == "cpu":
@@ -78,3 +109,16 @@ class Backbone(nn.Module):
             # Where vectors are half full, as with 16 channels, loops that write over their input are far slower.
             kwargs = {"options": {"inplace_buffers": False}, **kwargs}
         super().compile(*args, **kwargs)
+
+
+@contextmanager
+def given_images(backbones: Iterable[Backbone]) -> Iterator[None]:
+    """Within, the backbones are entered at their first stage, wherever they are in training."""
+    entries = [(backbone, backbone.entry) for backbone in backbones]
+    try:
+        for backbone, _ in entries:
+            backbone.entry = 0
+        yield
+    finally:
+        for backbone, entry in entries:
+            backbone.entry = entry

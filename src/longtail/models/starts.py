@@ -36,6 +36,12 @@ class ClassStatistics:
         self.sum.index_add_(0, labels, features)
         self.squares += features.T @ features
 
+    def reduce(self) -> None:
+        """Add up what the processes of a distributed run have seen."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for total in (self.count, self.sum, self.squares):
+                torch.distributed.all_reduce(total)
+
     @property
     def means(self) -> Tensor:
         """float64 [C, D]. A class without an image gets zeros."""

