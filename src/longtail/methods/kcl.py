@@ -52,7 +52,7 @@ class KCL(ContrastThenClassifier):
     """See the module's text."""
 
     Options = KCLOptions
-    train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256, "last_batch": "drop"}
+    train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"queue": 32, "queue_start": "empty", "unused": "zeroed"},
         {"unused": "removed"},

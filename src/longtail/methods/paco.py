@@ -55,7 +55,6 @@ class GPaCo(Method):
         "schedule": "step",
         "milestones": (0.8, 0.9),
         "warmup_epochs": 10,
-        "last_batch": "drop",
     }
     variants = ({"queue": 16, "queue_start": "empty", "smoothing": 0.1},)
 

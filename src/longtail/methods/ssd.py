@@ -53,7 +53,7 @@ class SSD(Method):
 
     deployed = ("backbone", "classifier", "scales")
     Options = SSDOptions
-    train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256, "last_batch": "drop"}
+    train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256}
     variants = ({"queue": 32, "queue_start": "empty", "finetune": True, "frozen_batchnorm": "train"},)
 
     def __init__(self, backbone: Backbone, classes: Classes, options: SSDOptions) -> None:

@@ -38,7 +38,7 @@ class SupCon(ContrastThenClassifier):
     targets: Tensor
 
     Options = SupConOptions
-    train_defaults = {"lr": 0.5, "weight_decay": 1e-4, "batch_size": 256, "warmup_epochs": 10, "last_batch": "drop"}
+    train_defaults = {"lr": 0.5, "weight_decay": 1e-4, "batch_size": 256, "warmup_epochs": 10}
     variants = ({"target_repeat": 2},)
 
     def __init__(self, backbone: Backbone, classes: Classes, options: SupConOptions) -> None:
