@@ -63,3 +63,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known[:12])}{more}."
     return UsageError(f"Unknown {kind} '{name}'. {hint}")
+
+
+def brief(text: str, most: int = 60) -> str:
+    """Text of a file, short enough for a message."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

@@ -260,6 +260,22 @@ def test_every_image_that_can_be_read_is(tmp_path: Path, suffix: str) -> None:
     assert images.image(1, 3).shape == (8, 8, 3)
 
 
+def test_photographs_of_telephones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    pixels = np.full((32, 48, 3), (200, 60, 30), np.uint8)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        heif.from_bytes("RGB", (48, 32), pixels.tobytes()).save(tmp_path / name / "1.HEIC", quality=90)
+    read = open_source(str(tmp_path)).train.image(1, 3)
+    assert read.shape == (32, 48, 3)
+    assert np.abs(read.astype(int) - pixels).max() < 8
+    from longtail.data import heic
+
+    monkeypatch.setattr(heic, "is_read", lambda: False)
+    with pytest.raises(UsageError, match=r"2 \.heic.*pip install 'longtail\[heic\]'"):
+        open_source(str(tmp_path))
+
+
 def test_files_passed_over_are_counted_by_suffix(tmp_path: Path) -> None:
     write_images(tmp_path, "cat/1.png", "dog/1.png")
     for name in ("cat/a.dcm", "cat/b.DCM", "dog/Thumbs.db", "dog/.hidden", "README"):

@@ -60,10 +60,33 @@ def test_malformed_lfw_pairs_name_the_line(tmp_path, row, line, message):
         read_lfw_pairs(_write(tmp_path / "pairs.txt", lines), NAMES)
 
 
+@pytest.mark.parametrize("form", ["{}_{}", "{}_{:03}", "{} {}", "{}-{:02}"])
+def test_pairs_of_images_whose_numbers_are_written_otherwise(tmp_path, form):
+    names = [form.format("Bo", i) for i in (1, 12, 2)]
+    lines = ["1", "Bo 1 12", "Bo 2 Bo 12"]
+    pairs = read_lfw_pairs(_write(tmp_path / "pairs.txt", lines), names)
+    assert (pairs.left.tolist(), pairs.right.tolist()) == ([0, 2], [1, 1])
+    with pytest.raises(UsageError, match=r"pairs.txt:2: several images are number 1 of 'Bo'"):
+        read_lfw_pairs(tmp_path / "pairs.txt", [*names, "Bo_00001"])
+    assert read_lfw_pairs(tmp_path / "pairs.txt", [*names, "Bo_0001"]).left.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("row", range(5))
+def test_numbers_of_thousands_of_digits(tmp_path, row):
+    lines = [*LINES[:row], LINES[row].replace("1", "9" * 5000), *LINES[row + 1 :]]
+    with pytest.raises(UsageError, match=rf"pairs.txt:{row + 1}: expected .*characters") as caught:
+        read_lfw_pairs(_write(tmp_path / "pairs.txt", lines), NAMES)
+    assert len(str(caught.value)) < 300
+    for images, pairs in ((["a.jpg " + "9" * 5000 + " 1"], ["1 1 0"]), (["a.jpg 1 1"], ["1 " + "9" * 5000 + " 0"])):
+        with pytest.raises(UsageError) as caught:
+            read_ijb(_write(tmp_path / "tid", images), _write(tmp_path / "pairs", pairs))
+        assert len(str(caught.value)) < 400
+
+
 def test_files_that_are_no_list(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"binary is not a text file"):
+    with pytest.raises(UsageError, match=r"binary: it is not UTF-8 text"):
         read_lfw_pairs(tmp_path / "binary", NAMES)
     with pytest.raises(UsageError, match=r"empty:1: .* found an empty file"):
         read_lfw_pairs(tmp_path / "empty", NAMES)

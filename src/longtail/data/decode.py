@@ -10,6 +10,7 @@ import simplejpeg
 from PIL import Image
 
 from ..errors import LongtailError
+from . import heic
 
 # What is opened, and nothing else that Pillow knows: some of its formats start other programs (EPS calls Ghostscript).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -88,7 +89,7 @@ def image_size(raw: bytes | np.ndarray) -> tuple[int, int]:
 
 def open_image(file: BinaryIO) -> Image.Image:
     """An image whose header has been read. Raises `CorruptImage` for one too large to decode, other errors as Pillow does."""
-    image = Image.open(file, formats=FORMATS)
+    image = Image.open(file, formats=(*FORMATS, "HEIF") if heic.is_read() else FORMATS)
     width, height = image.size
     if _is_too_large(height, width):
         raise CorruptImage(

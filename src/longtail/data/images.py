@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, brief
 from ..files import open_regular
 from .decode import CorruptImage, Range, decode
 
@@ -59,7 +59,7 @@ class ImageSet(ABC):
         try:
             return decode(self.read(i), channels, at_least, self.value_range)
         except CorruptImage as error:
-            raise CorruptImage(f"{self.name}: cannot read image {self.key(i)}: {error}.") from error
+            raise CorruptImage(f"{self.name}: cannot read image {brief(self.key(i), 200)}: {error}.") from error
 
     def select(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The images at `indices`, in that order, without copying pixels."""
@@ -208,4 +208,4 @@ def read_file(path: Path) -> bytes:
         with open_regular(path) as file:
             return file.read()
     except OSError as error:
-        raise CorruptImage(f"{error.strerror or error} ({path})") from error
+        raise CorruptImage(f"{error.strerror or error} ({brief(str(path), 200)})") from error

@@ -6,10 +6,11 @@ numpy's constructors: the names that arrays, numbers and bytes are pickled under
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -24,13 +25,14 @@ def load_pickle(path: Path) -> Any:
     Strings of Python 2 come as bytes. Raises `OSError` where there is no such file, and otherwise an error of any type
     where it is no pickle or asks for anything else; no code of it is run.
     """
-    with open_regular(path) as file:
-        for opcode, argument, _ in pickletools.genops(file):
+    # mapped: of an open file, memory would be asked for as many bytes as the pickle announces
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for opcode, argument, _ in pickletools.genops(cast(BinaryIO, content)):
             # The unpickler keeps a table as long as the largest index, whatever it is.
-            if "PUT" in opcode.name and int(argument or 0) > 100_000_000:
+            if "PUT" in opcode.name and int(argument or 0) > len(content):
                 raise pickle.UnpicklingError("it numbers more objects than it can hold")
-        file.seek(0)
-        return _Unpickler(file, encoding="bytes").load()
+        content.seek(0)
+        return _Unpickler(cast(BinaryIO, content), encoding="bytes").load()
 
 
 class Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LongtailError, UsageError
+from ..errors import LongtailError, UsageError, brief
 from .images import ImageSet
 from .pickles import Array, load_pickle
 from .sources.parquet import ParquetSet
+from .sources.text import read_text
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBERED = re.compile(r"(.+)[_ -]([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,10 @@ def read_lfw_pairs(path: Path, names: Sequence[str]) -> Pairs:
     and for an image that is not in `names`.
     """
     lines = _lines(path)
-    try:
-        *folds_given, size = map(int, lines[0].split())
-        (folds,) = folds_given or [1]
-    except (ValueError, IndexError):
-        folds, size = 0, 0
+    counts = [int(field) if _NUMBER.fullmatch(field) else 0 for field in lines[0].split()] if lines else []
+    folds, size = counts if len(counts) == 2 else (1, *counts) if len(counts) == 1 else (0, 0)
     if folds < 1 or size < 1:
-        found = repr(lines[0]) if lines else "an empty file"
+        found = repr(brief(lines[0])) if lines else "an empty file"
         raise UsageError(f"{path}:1: expected the number of folds and of pairs, such as '10 300'; found {found}")
     if len(lines) - 1 != 2 * folds * size:
         raise UsageError(
@@ -59,24 +62,42 @@ def read_lfw_pairs(path: Path, names: Sequence[str]) -> Pairs:
             f"{2 * folds * size} lines, but {len(lines) - 1} follow"
         )
     positions = {name: i for i, name in enumerate(names)}
+    by_number = _by_number(names)
     same = np.tile(np.repeat([True, False], size), folds)
     ends = np.empty((len(same), 2), np.int64)
     for number, (line, is_same) in enumerate(zip(lines[1:], same.tolist(), strict=True), 2):
         fields = line.split("\t") if "\t" in line else line.split()
         if is_same and len(fields) == 3:
             fields.insert(2, fields[0])
-        if len(fields) != 4 or not (fields[1].isdecimal() and fields[3].isdecimal()):
+        if len(fields) != 4 or not (_NUMBER.fullmatch(fields[1]) and _NUMBER.fullmatch(fields[3])):
             expected = "'name i j'" if is_same else "'name1 i name2 j'"
-            raise UsageError(f"{path}:{number}: expected {expected}, found {line!r}")
+            raise UsageError(f"{path}:{number}: expected {expected}, found {brief(line)!r}")
         for side in (0, 1):
-            name = f"{fields[2 * side]}_{int(fields[2 * side + 1]):04d}"
-            if name not in positions:
+            person, image = fields[2 * side], int(fields[2 * side + 1])
+            name = f"{person}_{image:04d}"
+            place = positions.get(name, by_number.get((person, image)))
+            if place is None:
                 raise UsageError(
-                    f"{path}:{number}: image '{name}' is not among the {len(names)} images given. "
+                    f"{path}:{number}: image '{brief(name)}' is not among the {len(names)} images given. "
                     "Point to the set that this list belongs to."
                 )
-            ends[number - 2, side] = positions[name]
+            if place < 0:
+                raise UsageError(
+                    f"{path}:{number}: several images are number {image} of '{brief(person)}', with and without zeros "
+                    f"before it, and none is {brief(name)}. Rename them."
+                )
+            ends[number - 2, side] = place
     return Pairs(ends[:, 0], ends[:, 1], same, np.repeat(np.arange(folds), 2 * size))
+
+
+def _by_number(names: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Positions of names such as "Ann_12", "Ann_012" and "Ann 12" by person and number, -1 for one that several have."""
+    found: dict[tuple[str, int], int] = {}
+    for i, name in enumerate(names):
+        if match := _NUMBERED.fullmatch(name):
+            key = match[1], int(match[2])
+            found[key] = -1 if key in found else i
+    return found
 
 
 class BinImages(ImageSet):
@@ -110,7 +131,7 @@ def read_bin(path: Path, folds: int = 10) -> tuple[BinImages, Pairs]:
         content = load_pickle(path)
     except Exception as error:  # a damaged pickle raises errors of many types
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UsageError(f"{refused}: {reason}. {hint}") from error
+        raise UsageError(f"{refused}: {brief(reason, 200)}. {hint}") from error
     parts = [_plain(part) for part in content] if isinstance(content, list | tuple) else []
     if [type(part) for part in parts] != [list, list]:
         raise UsageError(f"{refused}: it holds something else. {hint}")
@@ -155,8 +176,8 @@ def read_ijb(images: Path, pairs: Path) -> Templates:
     rows = []
     for number, line in enumerate(_lines(images), 1):
         fields = line.split()
-        if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
-            raise UsageError(f"{images}:{number}: expected 'file template medium', found {line!r}")
+        if len(fields) != 3 or not (_NUMBER.fullmatch(fields[1]) and _NUMBER.fullmatch(fields[2])):
+            raise UsageError(f"{images}:{number}: expected 'file template medium', found {brief(line)!r}")
         rows.append((fields[0], int(fields[1]), int(fields[2])))
     if not rows:
         raise UsageError(f"{images}: no images in this list. Expected lines 'file template medium'.")
@@ -164,9 +185,13 @@ def read_ijb(images: Path, pairs: Path) -> Templates:
     if not pairs.is_file():
         raise UsageError(f"{pairs} does not exist. Expected a list of 'template1 template2 label'.")
     try:
-        table = np.loadtxt(pairs, np.int64, ndmin=2)  # 15 million lines for IJB-C
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")  # which is told below
+            table = np.loadtxt(pairs, np.int64, ndmin=2)  # 15 million lines for IJB-C
     except ValueError as error:
-        raise UsageError(f"{pairs}: expected lines 'template1 template2 label' of whole numbers: {error}") from error
+        raise UsageError(
+            f"{pairs}: expected lines 'template1 template2 label' of whole numbers: {brief(str(error), 120)}"
+        ) from error
     if table.shape[1] != 3 or not np.isin(table[:, 2], (0, 1)).all():
         raise UsageError(f"{pairs}: expected lines 'template1 template2 label' with label 0 or 1")
     known = np.isin(table[:, :2], np.array(templates)).all(1)
@@ -181,10 +206,8 @@ def read_ijb(images: Path, pairs: Path) -> Templates:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
-    try:
-        return path.read_text("utf-8").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a text file: {error}") from error
+    text = read_text(path).decode().rstrip()
+    return [line.rstrip("\r") for line in text.split("\n")] if text else []
 
 
 def check_disjoint(train: Sequence[str], test: Sequence[str]) -> None:

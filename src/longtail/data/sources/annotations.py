@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 from ..images import FileSet, ImageSet
 from .labels import UNLABELLED, from_numbers, rows_named, tidy
-from .splits import Reading, brief
+from .splits import Reading
 from .text import located, read_text
 
 

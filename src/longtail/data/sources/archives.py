@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 from ...files import open_regular
 from ..decode import CorruptImage
 from ..images import ImageSet, Strings
 from .folder import is_hidden, read_tree, suffixes
 from .labels import from_strings, rows_named
-from .splits import Reading, brief, of_role, roles_of, split_name, titled
+from .splits import Reading, of_role, roles_of, split_name, titled
 from .tree import Path_
 
 LARGEST = 2**30  # bytes of one image, beyond which it is taken for a mistake or an attack

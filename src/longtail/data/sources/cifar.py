@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 from ..images import ArraySet, ImageSet
 from ..pickles import Array, load_pickle
 
@@ -77,5 +77,5 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing. The official CIFAR python layout has it.") from error
     except Exception as error:  # bytes that are no pickle fail in many ways
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or brief(str(error), 200) or type(error).__name__
         raise UsageError(f"Cannot read {path} as a CIFAR pickle: {reason}.") from error

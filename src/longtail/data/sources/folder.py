@@ -67,8 +67,9 @@ def read_tree(files: Files, passed: Counter[str], how: Reading, where: str, make
             paths += found
             counts.append(len(found))
         if not paths:
+            others = f" {how.notes[-1]}" if passed else ""
             raise UsageError(
-                f"No images in {where}: expected one sub-folder per class, with files named {', '.join(SUFFIXES)}."
+                f"No images in {where}: expected one sub-folder per class, with files named {', '.join(SUFFIXES)}.{others}"
             )
         name = titled(where, role, placed.names)
         labels = np.repeat(np.arange(len(class_names)), counts)

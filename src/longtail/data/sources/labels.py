@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 from ..images import ImageSet
-from .splits import Reading, brief, listing
+from .splits import Reading, listing
 
 UNLABELLED = -1
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 from ..images import FileSet, ImageSet
 from .columns import IMAGE, LABEL, in_splits, no_columns, one_hot, pick, split_column
 from .labels import from_one_hot, from_strings, rows_named
-from .splits import Reading, brief, listing
+from .splits import Reading, listing
 from .text import Table, lines_of, located, read_text
 
 # A path, which may hold spaces, and a number, "-5" and "0_1" included so that these are told from a missing one.

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 from ..images import ImageSet, read_file
 from .columns import LABEL, in_splits, no_columns, pick, split_column
 from .labels import Rows, as_integers, from_numbers, from_strings, no_label, rows_named
-from .splits import Reading, brief, of_role, roles_of, split_name, titled
+from .splits import Reading, of_role, roles_of, split_name, titled
 
 
 def open_parquet(location: str, how: Reading) -> dict[str, ImageSet]:

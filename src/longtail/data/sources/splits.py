@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...errors import UsageError
+from ...errors import UsageError, brief
 
 ROLES = ("train", "val", "test")
 NONE = "none"  # what --splits says where no name is a split's
@@ -115,7 +115,7 @@ def split_name(file: Path, base: Path) -> str:
 
 def how_to_say(names: Sequence[str]) -> str:
     """The option that settles which names are splits."""
-    example = names[0] if names else "NAME"
+    example = brief(names[0], 30) if names else "NAME"
     return f"Say which is which, for instance --splits train={example}, or --splits {NONE} if no name is a split's."
 
 
@@ -132,8 +132,3 @@ def listing(names: Sequence[str], most: int = 4) -> str:
     """ "a, b, c, d and 7 more"."""
     shown = ", ".join(brief(name) for name in names[:most])
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
-
-
-def brief(text: str, most: int = 60) -> str:
-    """Text of a file, short enough for a message."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

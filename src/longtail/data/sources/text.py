@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+import numpy as np
+
+from ...errors import UsageError, brief
 from ..images import Strings
-from .splits import Reading, brief
+from .splits import Reading
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_LONGEST_PATH = 4096  # bytes, as Linux has it
 _LONGEST_ROW = 1 << 20  # bytes; a row of more is a quote left open, or no table
 
 
@@ -68,6 +71,8 @@ class Table:
         self.raw = read_text(file)
         header = self.raw[: self.raw.find(b"\n") + 1 or None].decode().strip("\r\n")
         self.delimiter = max(_DELIMITERS, key=header.count) if header else ","
+        if "\r" in header:
+            raise UsageError(f"{file} line 1: a carriage return without a line feed. Lines end with LF, or CR and LF.")
         self.columns = next(_rows([header], self.delimiter), (1, []))[1]
         if len(self.columns) == 1 and self.columns[0].count("|") > 0:
             raise UsageError(f"{file}: its columns are separated by '|'; expected {', '.join(_DELIMITERS.values())}.")
@@ -132,7 +137,10 @@ class Table:
     def line(self, row: int) -> str:
         """ "line 3", where a row of the table is: below blank lines and fields of several lines, which are looked for."""
         rows = _rows(io.StringIO(self.raw.decode(), newline=""), self.delimiter)
-        return next((f"line {line}" for k, (line, _) in enumerate(rows) if k == row + 1), f"row {row + 1}")
+        try:
+            return next((f"line {line}" for k, (line, _) in enumerate(rows) if k == row + 1), f"row {row + 1}")
+        except csv.Error:  # a carriage return somewhere before
+            return f"row {row + 1}"
 
 
 def _rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -157,6 +165,12 @@ def located(file: Path, how: Reading, paths: Any) -> tuple[Path, Strings]:
 
     if not len(paths):
         raise UsageError(f"{file} names no image.")
+    long = np.flatnonzero(np.asarray(pc.binary_length(paths)) > _LONGEST_PATH)
+    if len(long):
+        row = int(long[0])
+        raise UsageError(
+            f"{file}: image {row + 1:,} has the path '{brief(paths[row].as_py())}', longer than any file's."
+        )
     if how.suffix is not None:
         paths = _with(paths, how.suffix)
     folder = Path(how.root).expanduser() if how.root else file.parent
