@@ -160,9 +160,7 @@ def test_paco_and_gpaco(name: str, golden, assert_close_relative) -> None:
 
 def test_ssd_features(golden, assert_close_relative) -> None:
     v = golden("ssd_stage1")
-    method = build(
-        SSD, v, 6, dim=8, queue=16, tau=v["temperature"].item(), momentum=v["momentum"].item(), contrast_weight=1.0
-    )
+    method = build(SSD, v, 6, dim=8, queue=16, tau=v["temperature"].item(), momentum=v["momentum"].item())
     put(method.backbone[0], v, "before_query_body")
     put(method.projector, v, "before_query_projector")
     put(method.classifier, v, "before_classifier")

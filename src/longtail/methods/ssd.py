@@ -28,7 +28,6 @@ from .contrast_parts import MomentumEncoder, Queue, check_queue
 class SSDOptions(Options):
     augment: str = Field("weak", description="of the classified view")
     contrast_augment: str = Field("simaugment", description="of the view that becomes a key")
-    contrast_weight: float = Field(1.0, ge=0, description="weight of instance discrimination in the first stage")
     tau: float = Field(0.2, gt=0, description="temperature of instance discrimination")
     dim: int = Field(128, ge=1, description="width of the contrasted features")
     momentum: float = Field(0.999, ge=0, le=1, description="of the key encoder")
@@ -40,7 +39,6 @@ class SSDOptions(Options):
     scale_lr: float = Field(0.2, gt=0, description="learning rate of the second stage")
     scale_batch_size: int | None = Field(None, ge=1, description="of the second stage (null: the first's)")
     distil_epochs: int | None = Field(None, ge=1, description="epochs of the third stage (null: the first's)")
-    distil_weight: float = Field(1.0, ge=0, description="weight of distillation in the third stage")
     distil_tau: float = Field(2.0, gt=0, description="temperature of distillation")
     finetune: bool = Field(False, description="learn scales for the deployed classifier too, in a fourth stage")
     frozen_batchnorm: Literal["eval", "train"] = Field(
@@ -119,8 +117,7 @@ class SSD(Method):
         return {"ce": F.cross_entropy(self.logits(main.views[0]), main.labels)}
 
     def _learn_features(self, main: Batch) -> dict[str, Tensor]:
-        keys = self.key(main.views[1])
-        features = self.backbone(main.views[0])
+        keys, features = self.key(main.views[1]), self.backbone(main.views[0])
         terms = self.terms(features, keys, main.labels, self.queue.keys.clone(), self.queue.labels.clone())
         self.queue.push(keys, main.labels)
         return terms
@@ -130,22 +127,16 @@ class SSD(Method):
     ) -> dict[str, Tensor]:
         """The first stage's from `features` [B, F], their `keys` [B, D] and `labels` [B], and the queue as it was before."""
         queries, same = F.normalize(self.projector(features)), labels[:, None] == entry_labels
-        removed = same | (entry_labels < 0)
-        contrast = queue_contrastive(queries, keys, entries, torch.zeros_like(same), self.hp.tau, removed=removed)
-        return {
-            "ce": F.cross_entropy(self.classifier(features), labels),
-            "contrastive": self.hp.contrast_weight * contrast,
-        }
+        none, removed = torch.zeros_like(same), same | (entry_labels < 0)
+        contrast = queue_contrastive(queries, keys, entries, none, self.hp.tau, removed=removed)
+        return {"ce": F.cross_entropy(self.classifier(features), labels), "contrastive": contrast}
 
     def _distil(self, main: Batch) -> dict[str, Tensor]:
         features = self.backbone(main.views[0])
         with torch.no_grad():
             taught = self.teacher_classifier(self.teacher_backbone(main.views[0]))
         distilled = distillation(self.classifier(features)[:, None], taught, self.hp.distil_tau)
-        return {
-            "ce": F.cross_entropy(self.hard_classifier(features), main.labels),
-            "distillation": self.hp.distil_weight * distilled,
-        }
+        return {"ce": F.cross_entropy(self.hard_classifier(features), main.labels), "distillation": distilled}
 
     def logits(self, images: Tensor) -> Tensor:
         return self.scales * self.classifier(self.features(images))
