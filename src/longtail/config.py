@@ -222,7 +222,8 @@ def parse_set(assignment: str, options: Iterable[str]) -> dict[str, Any]:
             places.add(name)
     matches = [place for place in sorted(places) if f".{place}".endswith(f".{key}")]
     if not matches:
-        raise unknown_name("option", key, places | {place.rpartition(".")[2] for place in places})
+        endings = {place.split(".", depth)[-1] for place in places for depth in range(place.count(".") + 1)}
+        raise unknown_name("option", key, endings)
     depth = min(place.count(".") for place in matches)
     matches = [place for place in matches if place.count(".") == depth]
     if len(matches) > 1:

@@ -55,8 +55,7 @@ class RISDA(SecondStage):
             "drop": 0.01,
             "warmup_epochs": 0,
         }
-        # Not of the method's other parts, if it has some, which this loss does not reach.
-        learning = ("backbone", "classifier") if self.trains == "all" else ("classifier",)
+        learning = None if self.trains == "all" else ("classifier",)
         return Stage(self.name, {"main": Stream((augment,))}, trains=learning, optim=optim)
 
     def check(self, options: Any, classes: Classes) -> None:
@@ -69,6 +68,10 @@ class RISDA(SecondStage):
         if not isinstance(method.classifier, LinearClassifier):
             raise UsageError(
                 f"risda adds to the scores of a linear classifier; this method has a {type(method.classifier).__name__}."
+            )
+        if hasattr(method, "covariances"):
+            raise UsageError(
+                "risda keeps means and covariances of classes, and so does this method: it augments already."
             )
         classes, dim = method.classifier.weight.shape
         head = self.head or max(1, classes // 5)
