@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import Config, DataConfig, merge, validate
 from .data.sources import absolute
+from .data.sources.given import give
 from .engine.calibrate import calibrate
 from .engine.predictor import Predictor
 from .engine.reporter import Reporter
@@ -20,7 +21,8 @@ from .engine.score import score as evaluate
 from .engine.trainer import Trainer
 from .errors import UsageError
 from .finetune.pixels import complete
-from .methods import method_class
+from .methods import method_class, method_name
+from .methods.base import Method
 from .recipes import find_recipe
 from .report.run_report import write_report
 from .ship.export import export
@@ -32,12 +34,15 @@ __all__ = ["Predictor", "calibrate", "evaluate", "export", "load", "make_config"
 logger = logging.getLogger("longtail")
 
 
-def make_config(method: str, recipe: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def make_config(
+    method: str | type[Method], recipe: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
     """Lay a run's settings over each other: project defaults, the method's, the recipe's, then `overrides`.
 
     `overrides` has the sections of `Config`, for instance ``{"train": {"epochs": 10}, "data": {"source": "my/folder"}}``.
     Raises `UsageError` naming every wrong option.
     """
+    method = method_name(method)
     cls = method_class(method)
     values: dict[str, Any] = {"method": method, "train": dict(cls.train_defaults)}
     if recipe is not None:
@@ -59,9 +64,9 @@ def go_on_from(run: str | Path, then: Sequence[str], overrides: Mapping[str, Any
 
 
 def train(
-    method: str,
+    method: str | type[Method],
     *,
-    data: str | Path | Mapping[str, Any] = "fashion-mnist-lt",
+    data: Any = "fashion-mnist-lt",
     out: str | Path,
     recipe: str | None = None,
     reporter: Reporter | None = None,
@@ -70,10 +75,12 @@ def train(
     """Train `method` on `data`, write the run to the folder `out`, and return its results.
 
     ``longtail.train("glmc", data="photos/", out="runs/photos", train={"epochs": 30}, options={"contrast_weight": 4.0})``.
-    `data` is a source, or the fields of `DataConfig`; other keyword arguments are sections and fields of `Config`.
+    `method` is a name, `module:Class`, or a class of your own that derives from `longtail.methods.base.Method`. `data` is a
+    source, the fields of `DataConfig`, a torch data set of (image, label), a pair of such for training and test, or a Hugging
+    Face data set; see `data.sources.given.give`. Other keyword arguments are sections and fields of `Config`.
     Raises `UsageError` or `LongtailError`.
     """
-    overrides["data"] = {"source": str(data)} if isinstance(data, (str, Path)) else data
+    overrides["data"] = _data_fields(data)
     config = complete(make_config(method, recipe, overrides))
     config = config.model_copy(update={"data": config.data.model_copy(update=_absolute_paths(config.data))})
     run = Run(Path(out))
@@ -88,12 +95,28 @@ def _absolute_paths(data: DataConfig) -> dict[str, str | None]:
     return {"source": absolute(data.source), "test": data.test and absolute(data.test), "root": root}
 
 
+def _data_fields(data: Any) -> Mapping[str, Any]:
+    """The fields of `DataConfig` that `data` means."""
+    if isinstance(data, (str, Path)):
+        return {"source": str(data)}
+    if isinstance(data, dict) and all(isinstance(name, str) and name in DataConfig.model_fields for name in data):
+        if isinstance(data.get("source", ""), (str, Path)):
+            return data
+        return data | {"source": give(data["source"])}
+    return {"source": give(data)}
+
+
 def resume(
-    path: str | Path, reporter: Reporter | None = None, method: str | None = None, epochs: int | None = None
+    path: str | Path,
+    reporter: Reporter | None = None,
+    method: str | None = None,
+    epochs: int | None = None,
+    data: Any = None,
 ) -> dict[str, Any]:
     """Go on with the run in folder `path` where it was stopped, and return its results.
 
     A run that has finished trains on where `epochs`, or its config by now, asks for more epochs than it had.
+    `data`: the data set that the run was given as an object, where this is another process.
 
     Raises `UsageError` where it is not a run folder, or where `method` is given and is not the run's.
     """
@@ -103,6 +126,8 @@ def resume(
         raise UsageError(f"{path} is a run of '{config.method}', not of '{method}'.")
     if epochs is not None:
         config = validate(Config, merge(config.model_dump(), {"train": {"epochs": epochs}}), "configuration")
+    if data is not None:
+        give(data, config.data.source)
     trainer = Trainer(config, run, reporter)
     with _claimed(run, trainer.is_main), _log_to(run, trainer.is_main):
         return _fit(trainer, resume=run.checkpoint_file.exists())

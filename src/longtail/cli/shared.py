@@ -105,4 +105,4 @@ def given(**options: Any) -> dict[str, Any]:
 def default_out(method: str) -> Path:
     from datetime import datetime
 
-    return Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path("runs") / f"{method.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -128,14 +128,15 @@ class Loader(ABC):
         """
         rank, world_size = self.setup.rank, self.setup.world_size
         part = share(batch_size, rank, world_size)
+        sizes = batch_sizes(len(self.labels), batch_size, last_batch, world_size)
         draws = {
             name: epoch_draws(
                 self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch, epochs=epochs,
+                steps=len(sizes),
                 sampling=None if sampling is None else partial(sampling, name),
             )
             for name, stream in streams.items()
         }  # fmt: skip
-        sizes = batch_sizes(len(self.labels), batch_size, last_batch, world_size)
         own = any(stream.sampler == "own" for stream in streams.values())
         together = 1 if own else self._together(part.stop - part.start)
         # From a multiple on, wherever training goes on: how a device rounds can depend on the size of what it is given.

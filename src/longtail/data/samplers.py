@@ -77,16 +77,18 @@ def epoch_draws(
     seed: int,
     epoch: int,
     epochs: int = 1,
+    steps: int | None = None,
     sampling: Callable[[], Tensor] | None = None,
 ) -> Callable[[int], Tensor]:
     """The batches of the stream `name` in one epoch of `epochs`: a function from the step to positions int64 [batch_size].
 
-    The instance sampler goes through a permutation of all images; what the last batch lacks comes from further
-    permutations. The class-aware one goes on in the cycles where the epoch before it stopped. The others draw with
-    replacement: the class first, then uniformly within it; "own" by the class weights [C] that `sampling` then gives.
+    `steps`: of an epoch (default: as many as show every image once). The instance sampler goes through a permutation of all
+    images; what the last batch lacks comes from further permutations. The class-aware one goes on in the cycles where the
+    epoch before it stopped. The others draw with replacement: the class first, then uniformly within it; "own" by the class
+    weights [C] that `sampling` then gives.
     """
     place = ("draw", name, epoch)
-    steps = steps_per_epoch(len(classes.order), batch_size)
+    steps = steps or steps_per_epoch(len(classes.order), batch_size)
     if stream.sampler == "instance":
         images = len(classes.order)
         drawn = steps * batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,20 @@ from ..errors import LongtailError
 class Evaluator:
     """Accumulates scores on the device they are on; memory grows with classes, not with images.
 
-    `classes` are the training classes, whose counts say which are many, medium and few. `bins` is the number of
-    equal-width confidence bins of the calibration error. Feed `update`, then `reduce` over processes, then `compute`.
+    `classes` are the training classes, or their numbers of training images, which say which are many, medium and few. `bins`
+    is the number of equal-width confidence bins of the calibration error. Feed `update`, then `reduce` over processes, then
+    `compute`.
+
+    >>> evaluator = Evaluator([500, 50, 5])
+    >>> evaluator.update(torch.eye(3), torch.tensor([0, 1, 1]))
+    >>> metrics = evaluator.compute()
+    >>> metrics["class_balanced"], metrics["many"], metrics["medium"], metrics["few"]
+    (0.75, 1.0, 0.5, None)
     """
 
-    def __init__(self, classes: Classes, bins: int = 15) -> None:
+    def __init__(self, classes: Classes | Sequence[int], bins: int = 15) -> None:
+        if not isinstance(classes, Classes):
+            classes = Classes(tuple(map(str, range(len(classes)))), tuple(int(count) for count in classes))
         self.classes = classes
         self.bins = bins
         # One tensor, so that one all-reduce sums everything; float64, to lose no count and no small term of a long sum.
@@ -35,6 +45,7 @@ class Evaluator:
         Scalars [1]: top-5 hits, negative log-likelihood, images whose scores are not numbers."""
         return self._sums.split([len(self.classes)] * 3 + [self.bins] + [1] * 3)
 
+    @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: scores float [B, C] and labels int64 [B] in 0..C-1. Does not wait for the device.
 

@@ -15,6 +15,9 @@ def branch_share(epoch: int, epochs: int) -> float:
     """The conventional branch's share alpha, from 1 in the first epoch (0) down: 1 - (epoch / epochs)^2.
 
     As released, runs of 90 and of 180 epochs divide by 100 and 200.
+
+    >>> branch_share(0, 200), branch_share(100, 200)
+    (1.0, 0.75)
     """
     return conventional_share(epoch, _DIVISORS.get(epochs, epochs))
 

@@ -49,7 +49,12 @@ def bce(
     class_mask: Tensor | None = None,
     negative_weight: float = 1.0,
 ) -> Tensor:
-    """`bce_per_sample` averaged over the batch: a scalar."""
+    """`bce_per_sample` averaged over the batch: a scalar.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    >>> bce(logits, labels)
+    tensor(1.7841)
+    """
     return bce_per_sample(logits, labels, weights, class_mask, negative_weight).mean()
 
 

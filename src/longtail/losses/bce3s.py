@@ -71,6 +71,11 @@ def prototype_loss(
     `features`: float [B, D]. `memory`, `seen`: see `update_class_memory`; classes not seen yet take no part. `labels`:
     int64 [B, K] and `weights`: float [B, K], see `bce.bce_per_sample`. `loss`: `bce`, or `softmax.cross_entropy` for
     the paper's ablation.
+
+    >>> memory, seen = torch.eye(3), torch.ones(3, dtype=torch.bool)
+    >>> labels, shares = torch.tensor([[0, 1]]), torch.tensor([[0.7, 0.3]])  # a mixture of classes 0 and 1
+    >>> prototype_loss(torch.tensor([[1.0, 0.5, 0.0]]), memory, seen, labels, shares)
+    tensor(1.0814)
     """
     cosines = F.normalize(features) @ F.normalize(memory).T
     # A copy: the memory may be updated before the backward pass reads the mask.
@@ -83,6 +88,9 @@ def uniform_loss(rows: Tensor, loss: Callable[..., Tensor] = bce, block: int = B
 
     `loss`: `bce`, or `softmax.cross_entropy` for the paper's ablation. Time grows with C^2, as the term is defined;
     memory does not: where there are more than `block` cosines, they are computed in parts, and again for the gradient.
+
+    >>> uniform_loss(torch.eye(3)) < uniform_loss(torch.ones(3, 3))  # rows far apart are better
+    tensor(True)
     """
     unit, classes = F.normalize(rows), torch.arange(len(rows), device=rows.device)
     if len(rows) ** 2 <= block:

@@ -16,6 +16,9 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     """Class weights float32 [C], proportional to (1 - beta) / (1 - beta^n_c) and summing to C.
 
     `class_counts`: [C], each at least 1. `beta`: in (0, 1); 0.9999 is usual. Source: Cui et al., section 4.
+
+    >>> effective_number_weights(torch.tensor([900, 90, 9]), beta=0.999)
+    tensor([0.0405, 0.2790, 2.6805])
     """
     # expm1: 1 - beta^n loses all its digits in float32 where n is small and beta near 1.
     weights = -1 / torch.expm1(class_counts.float() * math.log(beta))
@@ -30,12 +33,21 @@ def class_balanced_bce(
 
     `logits`: float [B, C], clamped to +/-64. `labels`: int64 [B]. `class_weights`: [C], see `effective_number_weights`.
     `class_mask`: bool [C], the classes summed over (None: all). With a mask it is the loss of BCE3S's second stage.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    >>> class_balanced_bce(logits, labels, effective_number_weights(torch.tensor([90, 9, 1]), beta=0.99))
+    tensor(0.2672)
     """
     return (class_weights[labels] * bce_per_sample(logits, labels, class_mask=class_mask)).mean()
 
 
 def class_balanced_sigmoid(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """`class_balanced_bce` averaged over the C classes instead of summed."""
+    """`class_balanced_bce` averaged over the C classes instead of summed.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    >>> class_balanced_sigmoid(logits, labels, torch.ones(3))
+    tensor(0.5947)
+    """
     return class_balanced_bce(logits, labels, class_weights) / logits.shape[1]
 
 
@@ -51,6 +63,10 @@ def class_balanced_softmax(logits: Tensor, labels: Tensor, class_weights: Tensor
 
     A widely used port of the paper's code, and weight balancing with it, has this; the paper's own code has
     cross-entropy weighted by class and averaged over the batch.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    >>> class_balanced_softmax(logits, labels, torch.ones(3))
+    tensor(0.1617)
     """
     return (class_weights[labels] * softmax_bce_per_sample(logits, labels)).mean()
 
@@ -67,5 +83,10 @@ def sigmoid_focal_per_sample(logits: Tensor, labels: Tensor, gamma: float) -> Te
 
 
 def class_balanced_focal(logits: Tensor, labels: Tensor, class_weights: Tensor, gamma: float = 2.0) -> Tensor:
-    """`sigmoid_focal_per_sample` weighted by each sample's class, averaged over the batch."""
+    """`sigmoid_focal_per_sample` weighted by each sample's class, averaged over the batch.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    >>> class_balanced_focal(logits, labels, torch.ones(3), gamma=1.0)
+    tensor(1.0086)
+    """
     return (class_weights[labels] * sigmoid_focal_per_sample(logits, labels, gamma)).mean()

@@ -16,6 +16,10 @@ def supcon(features: Tensor, labels: Tensor, tau: float) -> Tensor:
     `features`: float [B, V, D], V views of each image, unit vectors. `labels`: int64 [B]. `tau`: temperature. An anchor
     without positives adds nothing. Under `torch.distributed` the anchors are this process's views, contrasted with
     those of all processes (equal B on each). Source: Khosla et al., NeurIPS 2020, eq. 2.
+
+    >>> views = torch.nn.functional.normalize(torch.ones(4, 2, 8), dim=2)  # 4 images, 2 views of each
+    >>> supcon(views, torch.tensor([0, 0, 1, 1]), tau=0.1)  # all alike: log 7
+    tensor(1.9459)
     """
     logits, positive, other, _ = _pairs(features, labels, tau)
     log_p = logits - logits.masked_fill(~other, -torch.inf).logsumexp(1, keepdim=True)
@@ -28,6 +32,10 @@ def balanced_contrastive(features: Tensor, labels: Tensor, centres: Tensor, tau:
 
     `features`, `labels`, `tau`: as in `supcon`. `centres`: float [C, D], unit vectors, the same on every process; they
     are contrasted with, but are no anchors. Source: BCL (Zhu et al., CVPR 2022).
+
+    >>> views, centres = torch.nn.functional.normalize(torch.ones(4, 2, 8), dim=2), torch.eye(3, 8)
+    >>> balanced_contrastive(views, torch.tensor([0, 0, 1, 1]), centres, tau=0.1).isfinite()
+    tensor(True)
     """
     logits, positive, other, other_labels = _pairs(features, labels, tau, centres)
     members = torch.zeros_like(centres[:, 0]).index_add(0, other_labels, torch.ones_like(logits[0]))

@@ -9,7 +9,11 @@ from .precision import full_precision
 
 
 def conventional_share(epoch: int, epochs: int) -> float:
-    """Weight of the conventional branch, 1 - (T / Tmax)^2: from 1 at the first epoch (0) down towards 0."""
+    """Weight of the conventional branch, 1 - (T / Tmax)^2: from 1 at the first epoch (0) down towards 0.
+
+    >>> conventional_share(0, 200), conventional_share(100, 200)
+    (1.0, 0.75)
+    """
     return 1 - (epoch / epochs) ** 2
 
 
@@ -29,6 +33,10 @@ def consistency(
     """Minus the cosine of each view's prediction with the other view's projection, all float [B, D].
 
     Averaged over the batch, summed over the two views: in [-2, 2]. Projections receive no gradient.
+
+    >>> import torch
+    >>> consistency(torch.eye(2), torch.eye(2), torch.eye(2), torch.eye(2))
+    tensor(-2.)
     """
     return -(
         F.cosine_similarity(mixup_prediction, cutmix_projection.detach()).mean()

@@ -44,6 +44,9 @@ def spread(rows: Tensor, labels: Tensor, covariances: Tensor) -> Tensor:
     """(w_j - w_y)' S_y (w_j - w_y) of each sample and class, float [B, C]: 0 for the label itself.
 
     `rows`: float [C, D], of the classifier. `labels`: int64 [B]. Half of it, times a strength, is added to the scores.
+
+    >>> spread(torch.eye(2), torch.tensor([0]), torch.eye(2).expand(2, 2, 2))
+    tensor([[0., 2.]])
     """
     own, covariance = rows[labels], covariances[labels]
     if covariances.dim() == 3:

@@ -54,6 +54,10 @@ class MarginHead(nn.Module):
 
     Losses are those of `margin`, at `scale` s. Prototype rows see the positive cosine lowered by the detached adaptive
     margin; ArcFace and UniFace then apply their fixed margin too, CosFace does not (as in EPL's released code).
+
+    >>> head = MarginHead(identities=10, dim=4)
+    >>> head(torch.ones(2, 4), torch.tensor([3, 7]), epoch=0) > 0
+    tensor(True)
     """
 
     local_state = ("weight", "prototypes")

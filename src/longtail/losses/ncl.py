@@ -31,6 +31,9 @@ def nested(expert_logits: Tensor, labels: Tensor, class_counts: Tensor, hard: in
     `expert_logits`: float [B, E, C], to which log n_c is added. `labels`: int64 [B]. `class_counts`: [C]. The first network's
     logits choose the hard classes for all. The other classes stay in the softmax with a logit of 0, as released; in the
     paper they leave it.
+
+    >>> nested(torch.zeros(4, 3, 5), torch.tensor([0, 1, 2, 3]), torch.tensor([9, 5, 3, 2, 1]), hard=2).shape
+    torch.Size([4])
     """
     mask = hard_classes(expert_logits[:, 0], labels, hard)
     adjusted = expert_logits + class_counts.to(expert_logits.dtype).log()

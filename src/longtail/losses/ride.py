@@ -17,6 +17,9 @@ def class_temperatures(class_counts: Tensor, share: float) -> Tensor:
     """Temperatures float32 [C], in (0, 1] and lower for rarer classes, with which re-weighting divides the logits.
 
     t_c = `share` C n_c / n + 1 - `share`, over its maximum. `class_counts`: [C].
+
+    >>> class_temperatures(torch.tensor([90, 9, 1]), share=0.5)
+    tensor([1.0000, 0.3432, 0.2784])
     """
     counts = class_counts.float()
     temperatures = share * counts / counts.mean() + 1 - share
@@ -30,6 +33,9 @@ def diversity(expert_logits: Tensor, temperatures: Tensor | None = None) -> Tens
     The mean gets no gradient. `temperatures`: [C], see `class_temperatures` (None: 1); the result is multiplied by their
     squared mean. RIDE adds it with a negative weight. In the paper experts are compared in pairs; the release compares
     with the mean.
+
+    >>> diversity(torch.ones(4, 3, 5))  # experts that agree
+    tensor(0.)
     """
     mean = expert_logits.mean(1, keepdim=True).detach()
     if temperatures is None:

@@ -19,6 +19,9 @@ def inverse_prior(class_counts: Tensor) -> Tensor:
     """The class prior float32 [C] with its values in reversed order of rank: the rarest class gets the largest share.
 
     `class_counts`: [C]. Among equal counts the class with the lower number counts as the rarer.
+
+    >>> inverse_prior(torch.tensor([90, 9, 1]))
+    tensor([0.0100, 0.0900, 0.9000])
     """
     prior = class_counts.float() / class_counts.sum()
     ascending, order = prior.sort(stable=True)
@@ -35,7 +38,11 @@ def skill_shifts(class_counts: Tensor, tau: float = 2.0) -> Tensor:
 
 
 def aggregate(expert_logits: Tensor, shares: Tensor) -> Tensor:
-    """Expert logits [..., E, C] and shares [E] -> the weighted sum [..., C]."""
+    """Expert logits [..., E, C] and shares [E] -> the weighted sum [..., C].
+
+    >>> aggregate(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([0.75, 0.25]))
+    tensor([[0.7500, 0.2500]])
+    """
     return torch.einsum("...ec,e->...c", expert_logits, shares.to(expert_logits))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UsageError, unknown_name
+from ..plugins import find, installed
 
 if TYPE_CHECKING:
     from .base import Method
@@ -104,17 +105,28 @@ SECOND_STAGES = {
 }
 
 
+_given: dict[str, type[Method]] = {}  # classes that were handed over, by the name that a configuration has for them
+
+
+def method_name(method: str | type[Method]) -> str:
+    """What a configuration calls a method: its name, or `module:Class` of a class, which `method_class` then finds."""
+    if isinstance(method, str):
+        return method
+    name = f"{method.__module__}:{method.__qualname__}"
+    _given[name] = method
+    method_class.cache_clear()
+    return name
+
+
 @cache
 def method_class(name: str) -> type[Method]:
-    """The class behind a method's name, which may end in second stages: "bcl+crt".
+    """The class behind a method's name: one of `METHODS`, `module:Class`, or an installed package's entry point in the group
+    `longtail.methods`. The name may end in second stages: "bcl+crt".
 
     Raises `UsageError`, with the nearest name, for one that does not exist, and for stages that cannot follow.
     """
     base, *then = name.split("+")
-    if base not in METHODS:
-        raise _unknown_method(base)
-    module, _, attribute = METHODS[base].where.partition(":")
-    cls = getattr(import_module(f".{module}", __name__), attribute)
+    cls: Any = _base_class(base)
     if not then:
         return cls
     from .second_stage import composed
@@ -122,9 +134,23 @@ def method_class(name: str) -> type[Method]:
     return composed(cls, base, tuple(then))
 
 
+def _base_class(name: str) -> type[Method]:
+    if name in METHODS:
+        module, _, attribute = METHODS[name].where.partition(":")
+        return getattr(import_module(f".{module}", __name__), attribute)
+    if name not in _given and ":" not in name and name not in installed("longtail.methods"):
+        raise _unknown_method(name)
+    found = _given[name] if name in _given else find("method", name, "longtail.methods", METHODS)
+    from .base import Method
+
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UsageError(f"'{name}' is no method: expected a class that derives from longtail.methods.base.Method.")
+    return found
+
+
 def _unknown_method(name: str) -> UsageError:
     """A backbone's name is taken for one where no method's is like it."""
-    error = unknown_name("method", name, METHODS)
+    error = unknown_name("method", name, {*METHODS, *installed("longtail.methods")})
     if "Did you mean" in str(error):
         return error
     from ..models import is_backbone

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError, unknown_name
+from ..plugins import find, installed
 from .adapters import adapt
 from .backbone import Backbone, given_images
 from .cifar_resnet import CIFAR_RESNETS, cifar_resnet
@@ -22,6 +23,7 @@ from .weights import find_weights, load_weights, read_weights
 logger = logging.getLogger("longtail")
 
 _IMAGENET_RESNETS = ("resnet50", "resnext50_32x4d")
+_GROUP = "longtail.backbones"  # of entry points
 ADAPTER = "+"  # between a backbone's name and what was put into its blocks
 # torchvision's names of networks that timm calls otherwise
 TORCHVISION = {
@@ -60,16 +62,21 @@ def timm_name(name: str) -> str | None:
     name = name.partition(ADAPTER)[0]
     if name.startswith("timm:"):
         return name.removeprefix("timm:")
-    if name in backbone_names() and name not in _IMAGENET_RESNETS:
+    if (name in backbone_names() and name not in _IMAGENET_RESNETS) or _of_others(name):
         return None
     ensure_torchvision()
     import timm
 
     name = TORCHVISION.get(name, name)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, backbone_names(), cutoff=0.8)
+        near = difflib.get_close_matches(name, (*backbone_names(), *installed(_GROUP)), cutoff=0.7)
         raise unknown_name("backbone", name, near or (*backbone_names(), *timm.list_models(), *TORCHVISION))
     return name
+
+
+def _of_others(name: str) -> bool:
+    """Whether a backbone comes from outside of longtail."""
+    return ":" in name.removeprefix("timm:") or name in installed(_GROUP)
 
 
 def is_backbone(name: str) -> bool:
@@ -95,6 +102,8 @@ def build_backbone(
     - ``resnet50``, ``resnext50_32x4d``: the ImageNet networks; 2048 features.
     - ``iresnet18`` ... ``iresnet200``: face recognition's; 512 features, for images of `image_size` pixels (default 112).
     - ``timm:<name>``, or ``<name>`` alone: any model of timm, as timm initialises it; torchvision's names are understood.
+    - ``module:function``, or an installed package's entry point in the group ``longtail.backbones``: what that makes, called
+      with `in_channels` and `image_size`.
 
     ``<name>+<kind>:<width>`` has modules in its blocks, see `adapters.adapt`. `pretrained` loads weights: those of
     `weights` (a file, or ``hf:OWNER/NAME``), or timm's. Raises `UsageError` for an unknown name, or for weights that do not
@@ -110,6 +119,12 @@ def build_backbone(
             f"There are no pretrained weights for backbone '{name}'. Train it from scratch, give a file with --weights, or "
             "choose resnet50, resnext50_32x4d or timm:<name>."
         )
+    elif _of_others(name):
+        backbone = find("backbone", name, _GROUP, ())(in_channels=in_channels, image_size=image_size)
+        if not isinstance(backbone, Backbone):
+            raise UsageError(
+                f"Backbone '{name}' made a {type(backbone).__name__}; expected a longtail.models.Backbone."
+            )
     elif name in CIFAR_RESNETS:
         backbone = cifar_resnet(*CIFAR_RESNETS[name], in_channels)
     elif name in IRESNETS:

@@ -55,12 +55,14 @@ class LiveReporter(Reporter):
         assert self.progress is not None
         assert self.task is not None
         scores = [f"{name} {100 * record[name]['top1']:.1f} %" for name in ("val", "test") if name in record]
-        loss = f"loss {sum(record['loss'].values()):.3f}"
+        # A stage without training has neither losses nor a speed.
+        loss = f"loss {sum(record['loss'].values()):.3f}" if record["loss"] else ""
         if scores:
             self.facts = scores[0]
             if not self.console.is_terminal:
-                speed = f"{record['images_per_second']:.0f} images/s"
-                self.console.print(f"  epoch {record['epoch'] + 1}: {loss}, {scores[0]}, {speed}", highlight=False)
+                speed = [f"{record['images_per_second']:.0f} images/s"] if "images_per_second" in record else []
+                facts = ", ".join([*filter(None, [loss]), scores[0], *speed])
+                self.console.print(f"  epoch {record['epoch'] + 1}: {facts}", highlight=False)
         self.progress.update(self.task, facts=f"{loss} {self.facts}")
 
     def end(self) -> None:

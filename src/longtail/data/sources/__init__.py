@@ -35,6 +35,7 @@ from .archives import open_tar, open_zip
 from .arrays import EMBEDDED, open_embedded, open_npz
 from .cifar import open_cifar10, open_cifar100
 from .folder import open_folder
+from .given import open_given
 from .hub import open_hub
 from .labels import match_classes, settle
 from .lists import open_csv, open_list
@@ -53,6 +54,7 @@ KINDS: dict[str, Callable[[str, Reading], Mapping[str, ImageSet]]] = {
     "csv": open_csv,
     "folder": open_folder,
     "hf": open_hub,
+    "given": open_given,
     "list": open_list,
     "npz": open_npz,
     "parquet": open_parquet,
@@ -144,7 +146,7 @@ def absolute(spec: str) -> str:
         kind, location = find_source(spec)
     except UsageError:
         return spec
-    if kind == EMBEDDED:
+    if kind in (EMBEDDED, "given"):
         return spec
     path = os.path.abspath(location)
     return spec if kind == "hf" and not os.path.exists(path) else f"{kind}:{path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ def open_hub(location: str, how: Reading) -> dict[str, ImageSet]:
         splits = datasets.load_dataset(location)
     except Exception as error:  # the hub, the network and the files each have errors of their own
         raise UsageError(f"Cannot open the data set '{location}': {error}") from error
-    where = f"hf:{location}"
+    return parts_of(splits, f"hf:{location}", how)
+
+
+def parts_of(splits: Mapping[str, Any], where: str, how: Reading) -> dict[str, ImageSet]:
+    """The images of each role in a data set's splits, which messages say are in `where`."""
+    import datasets
+
     roles = roles_of(splits, how, where) or dict.fromkeys(splits, "train")
     parts: dict[str, ImageSet] = {}
     for role in dict.fromkeys(roles.values()):
