@@ -190,6 +190,20 @@ def startup_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(record["machine"], f"median of {len(record['importing_torch_seconds'])}"), *rows]
 
 
+def report_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [
+        (
+            f"{case['classes']:,}",
+            f"{case['test_images']:,}",
+            f"{case['cpu_seconds']:.1f} s",
+            f"{case['seconds']:.1f} s",
+            f"{case['megabytes']:.1f} MB",
+        )
+        for case in record["cases"]
+    ]
+    return [("classes", "test images", "CPU", "clock", "page"), *rows]
+
+
 # Tables of figures that a benchmark wrote.
 MEASURED = {
     "throughput": throughput_table,
@@ -200,6 +214,7 @@ MEASURED = {
     "draws": draws_table,
     "identities": identities_table,
     "startup": startup_table,
+    "report": report_table,
 }
 
 

@@ -77,6 +77,10 @@ def test_demo_compares_its_methods_on_equal_terms(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(longtail.cli.train.DEMO, "train", train)
     app(["demo", "--out", str(tmp_path / "demo")], standalone_mode=False)
     shown = capsys.readouterr().out
+    assert str(tmp_path / "demo" / "compare.html") in shown
+    assert str(tmp_path / "demo" / "glmc" / "report.html") in shown
+    assert "of class-balanced accuracy (interval" in shown
+    assert (tmp_path / "demo" / "compare.html").stat().st_size > 1e6
     configs = [Run.open(tmp_path / "demo" / method).config() for method in longtail.cli.train.DEMO_METHODS]
     assert all(f"│ {method} " in shown for method in longtail.cli.train.DEMO_METHODS)
     assert len({(config.backbone, config.train, config.seed) for config in configs}) == 1

@@ -219,6 +219,8 @@ def demo(
 ) -> None:
     """Train three methods on the long-tailed Fashion-MNIST that comes with longtail, and compare them."""
     from .. import api
+    from ..report.comparison import compare, sentences
+    from ..report.comparison_page import write_comparison
     from ..report.console import LiveReporter, log_to_console
     from ..report.tables import results_table
 
@@ -232,8 +234,15 @@ def demo(
         results.append(api.train(method, out=out / method, reporter=LiveReporter(console), seed=seed, **DEMO))
     say("\nFashion-MNIST-LT, imbalance 100: test accuracy in %, last epoch, one seed")
     console.print(results_table(results))
+    comparison = compare([out / method for method in DEMO_METHODS])
+    write_comparison(comparison, out / "compare.html")
+    for sentence in sentences(comparison):
+        say(sentence)
     best = shlex.quote(str(out / DEMO_METHODS[-1]))
     say(
+        f"\nOpen in a browser:\n"
+        f"  {out / 'compare.html'}    the three side by side\n"
+        f"  {out / DEMO_METHODS[-1] / 'report.html'}    where {DEMO_METHODS[-1]} stands, class by class\n"
         f"The runs are in {out}. Next:\n"
         f"  longtail eval {best} --per-class\n"
         "  longtail data inspect FOLDER            your own images, a folder per class\n"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from ..data.decode import CorruptImage
 from ..data.images import ImageSet
-from ..data.near_duplicates import near_duplicates, small_copies
+from ..data.overlap import SIDE, look_alikes, thumbnail
 from ..engine.prepare import Subset
 from ..evaluation.predictions import Predictions
 from .suspects import SHOWN
@@ -93,7 +95,9 @@ def duplicates(predictions: Predictions, subset: Subset | None, gallery: Gallery
     rank = np.argsort(predictions.order[::-1])
     train = np.argsort(rank[subset.train.labels], kind="stable")[: MOST_COMPARED[1]]
     places = [gallery.place(row) for row in rows.tolist()]
-    found, likeness = near_duplicates(small_copies(gallery.images, places), small_copies(subset.train, train.tolist()))
+    ours, theirs = _thumbnails(subset.train, train.tolist()), _thumbnails(gallery.images, places)
+    found = look_alikes(ours, theirs)
+    likeness = np.einsum("np,np->n", ours[found[:, 0]], theirs[found[:, 1]])
     of_all = f"{len(rows):,} of {len(predictions):,} {predictions.split} and {len(train):,} of {len(subset.train):,}"
     about = (
         f"{len(found):,} found among {of_all} training images, rarest classes first. Nearly the same picture in both makes "
@@ -101,8 +105,8 @@ def duplicates(predictions: Predictions, subset: Subset | None, gallery: Gallery
     )
     names = predictions.classes.names
     pictures = []
-    for (row, other), alike in list(zip(found.tolist(), likeness.tolist(), strict=True))[: SHOWN // 2]:
-        of_test, of_train = int(rows[row]), int(train[other])
+    for place in np.argsort(-likeness, kind="stable")[: SHOWN // 2]:
+        of_train, of_test = int(train[found[place, 0]]), int(rows[found[place, 1]])
         labels = names[predictions.labels[of_test]], names[subset.train.labels[of_train]]
         pictures.append(
             {
@@ -110,10 +114,19 @@ def duplicates(predictions: Predictions, subset: Subset | None, gallery: Gallery
                 "alt": f"{predictions.images[of_test]} or {subset.train.key(of_train)}",
                 "lines": [
                     labels[0] if labels[0] == labels[1] else f"{labels[0]}, in training {labels[1]}",
-                    f"correlation {alike:.4f}",
+                    f"correlation {likeness[place]:.4f}",
                     predictions.images[of_test],
                     subset.train.key(of_train),
                 ],
             }
         )
     return {"about": about, "pictures": pictures}
+
+
+def _thumbnails(images: ImageSet, rows: list[int]) -> np.ndarray:
+    """What the images at `rows` are recognised by, float32 [N, 256]; zeros, like no other, for one that cannot be read."""
+    made = np.zeros((len(rows), SIDE * SIDE), np.float32)
+    for place, row in enumerate(rows):
+        with suppress(CorruptImage):
+            made[place] = thumbnail(images.image(row, 3, at_least=(2 * SIDE, 2 * SIDE)))
+    return made
