@@ -114,7 +114,7 @@ def test_what_is_read_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
     [
         (
             ["cat/1.png", "dog/1.png", "test/1.png"],
-            "test looks like a split, but cat, dog beside it looks like a class",
+            "test looks like a split, but cat, dog beside it look like classes",
         ),
         (["train/a/1.png", "train/b/1.png", "bus/c/1.png"], "train looks like a split, but bus beside it"),
         (["val/a/1.png", "test/a/1.png"], "val, test|test, val.* none is for training"),

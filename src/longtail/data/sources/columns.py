@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UsageError, unknown_name
 from ..images import ImageSet
-from .splits import NONE, ROLES, Reading, how_to_say, listing, of_role, roles_of, titled
+from .splits import HOW_TO_SAY, NONE, ROLES, Reading, listing, of_role, roles_of, titled
 
 IMAGE = (
     "image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_name", "image_file",
@@ -64,7 +64,7 @@ def in_splits(images: ImageSet, column: str | None, values: Any, kind: str, how:
     names = [str(name).strip() for name in encoded.dictionary.to_pylist()]
     where = f"{kind} column '{column}'"
     if encoded.null_count:
-        raise UsageError(f"{where}: {encoded.null_count:,} rows are of no split. {how_to_say(names)}")
+        raise UsageError(f"{where}: {encoded.null_count:,} rows are of no split. {HOW_TO_SAY}")
     named_split = column.strip().lower() == "split" or how.splits is not None
     try:
         roles = roles_of(names, how, where)
@@ -74,7 +74,7 @@ def in_splits(images: ImageSet, column: str | None, values: Any, kind: str, how:
         roles = {}
     if not roles:
         if named_split and len(set(names)) > 1:
-            raise UsageError(f"{where} holds {listing(names)}, which are no splits' names. {how_to_say(names)}")
+            raise UsageError(f"{where} holds {listing(names)}, which are no splits' names. {HOW_TO_SAY}")
         return {"train": images}
     role_of_code = np.array([ROLES.index(roles[name]) if name in roles else -1 for name in names])
     role_of_row = role_of_code[encoded.indices.to_numpy(zero_copy_only=False)]

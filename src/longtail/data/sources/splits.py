@@ -15,6 +15,7 @@ from ...errors import UsageError, brief
 
 ROLES = ("train", "val", "test")
 NONE = "none"  # what --splits says where no name is a split's
+HOW_TO_SAY = f"Say which is which, --splits train=NAME,val=NAME,test=NAME, or --splits {NONE} if no name is a split's."
 
 _WORD = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing|val)?|trn)|(?P<val>val(?:id(?:ation|ate)?)?|dev(?:el)?|eval(?:uation)?)"
@@ -98,10 +99,10 @@ def roles_of(names: Iterable[str], how: Reading, where: str) -> dict[str, str]:
         return {}
     if strange := [name for name in names if name not in roles]:
         raise UsageError(
-            f"{where}: {listing(list(roles))} look like splits, but {listing(strange)} fits none. {how_to_say(names)}"
+            f"{where}: {listing(list(roles))} look like splits, but {listing(strange)} fits none. {HOW_TO_SAY}"
         )
     if "train" not in roles.values():
-        raise UsageError(f"{where} has the splits {listing(names)} but none for training. {how_to_say(names)}")
+        raise UsageError(f"{where} has the splits {listing(names)} but none for training. {HOW_TO_SAY}")
     return roles
 
 
@@ -111,12 +112,6 @@ def split_name(file: Path, base: Path) -> str:
     parts = [file.stem, *(parent.name for parent in file.parents if base in parent.parents)]
     name = next((part for part in parts if role_of(part)), file.stem)
     return re.sub(r"-\d+-of-\d+", "", name)
-
-
-def how_to_say(names: Sequence[str]) -> str:
-    """The option that settles which names are splits."""
-    example = brief(names[0], 30) if names else "NAME"
-    return f"Say which is which, for instance --splits train={example}, or --splits {NONE} if no name is a split's."
 
 
 def of_role(roles: dict[str, str], role: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ...errors import UsageError
-from .splits import NONE, Reading, affix, chosen_roles, how_to_say, listing, of_role, role_of
+from .splits import HOW_TO_SAY, NONE, Reading, affix, chosen_roles, listing, of_role, role_of
 
 LEAF = "leaf"
 
@@ -122,11 +122,13 @@ def _is_name(name: str, words: Mapping[str, str], count: int) -> bool:
 
 
 def _two_readings(where: str, splits: list[str], others: list[str], names: list[str]) -> UsageError:
+    look = "looks like a split" if len(splits) == 1 else "look like splits"
+    but = "none is for training"
+    if others:
+        but = f"{listing(others)} beside it look{'s like a class' if len(others) == 1 else ' like classes'}"
     return UsageError(
-        f"{where}: {listing(splits)} look{'s' * (len(splits) == 1)} like {'a split' if len(splits) == 1 else 'splits'}, but "
-        f"{'none is for training' if not others else listing(others) + ' beside it looks like a class'}. Either the folders "
-        f"are classes ({listing(names)}: --splits {NONE}), or images of a split, perhaps without labels: then move them "
-        f"elsewhere. {how_to_say(names)}"
+        f"{where}: {listing(splits)} {look}, but {but}. Either the folders are classes ({listing(names)}: --splits {NONE}), "
+        f"or images of a split, perhaps without labels: then move them elsewhere. {HOW_TO_SAY}"
     )
 
 
