@@ -23,6 +23,7 @@ from .errors import UsageError
 from .finetune.pixels import complete
 from .methods import method_class, method_name
 from .methods.base import Method
+from .printable import PrintableFormatter
 from .recipes import find_recipe
 from .report.run_report import write_report
 from .ship.export import export
@@ -185,7 +186,7 @@ def _log_to(run: Run, is_main: bool) -> Iterator[None]:
         yield
         return
     handler = _LogFile(run.log_file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from ..printable import printable
 from .app import app
 from .shared import console, say
 
@@ -37,7 +38,7 @@ def compare(
         raise UsageError(f"--format is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not '{form}'.")
     found = compared(runs, [name.strip() for name in by.split(",")], baseline, force)
     if form is not None:
-        typer.echo(render(found, form), nl=False)
+        typer.echo(printable(render(found, form)), nl=False)
     else:
         accuracies, differences = terminal_tables(found)
         say(f"Accuracy in %, {found.split} images, mean ± deviation over seeds")

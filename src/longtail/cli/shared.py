@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from ..errors import LongtailError, UsageError
+from ..printable import PrintableConsole
 
 # Of the processes that train one run together, the first speaks for all (errors are told by whoever meets them).
 # Names of files and classes may hold [brackets] and :colons:, which must not be taken for styles and emoji.
-console = Console(
+console = PrintableConsole(
     quiet=int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0, markup=False, emoji=False, highlight=False
 )
-errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
+errors = PrintableConsole(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def run(program: Callable[[], object]) -> None:
