@@ -368,7 +368,7 @@ def test_resume_of_another_method(train, longtail, photos, tmp_path):
     code, _, err = longtail("train", "glmc", "--resume", tmp_path / "run")
     assert code == 2
     assert told(err, "is a run of 'ce', not of 'glmc'")
-    code, _, err = longtail("train", "--resume", tmp_path / "run", "--epochs", "9")
+    code, _, err = longtail("train", "--resume", tmp_path / "run", "--seed", "9")
     assert code == 2
     assert told(err, "--resume")
 
