@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
+from longtail.engine.predictor import Prediction
 from longtail.errors import LongtailError
-from longtail.files import append_line, write_atomically, write_text
+from longtail.files import append_line, open_regular, read_text, write_atomically, write_text
+from longtail.predictions import write_predictions
 
 
 def _full(path):
@@ -52,3 +56,49 @@ def test_lines_are_added_and_a_refusal_is_told(tmp_path):
     assert (tmp_path / "new" / "lines.jsonl").read_text() == '{"number": 1}\n{"number": 2}\n'
     with pytest.raises(LongtailError, match=r"Cannot write .*Is a directory"):
         append_line(tmp_path / "new", {})
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    for name, reason in (
+        ("pipe", "no regular file"),
+        ("zero", "no regular file"),
+        (".", "directory"),
+        ("none", "No such"),
+    ):
+        with pytest.raises(OSError, match=reason):
+            open_regular(tmp_path / name)
+    with pytest.raises(OSError, match="NUL"):
+        open_regular("a\0b")
+    assert read_text(tmp_path / "link") == "text"
+
+
+def test_links_are_written_through_and_devices_are_not_replaced(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LongtailError, match=r"Cannot write .*pipe: it is no regular file"):
+        write_text(tmp_path / "pipe", "text")
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / ".file.tmp").symlink_to("outside")
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "outside").read_text() == "mine"
+
+
+def test_predictions_into_a_fifo_a_device_and_a_link(tmp_path):
+    found = [(Path("a.png"), Prediction(("cat",), (1.0,)))]
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        text = pool.submit((tmp_path / "pipe").read_text)
+        assert write_predictions(found, "csv", 1, tmp_path / "pipe") == 1
+        assert text.result(timeout=20).splitlines()[1] == "a.png,cat,1.000000"
+    (tmp_path / "null").symlink_to("/dev/null")
+    assert write_predictions(found, "csv", 1, tmp_path / "null") == 1
+    assert (tmp_path / "null").is_symlink()
+    assert not os.path.isfile("/dev/null")
+    assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import UsageError, brief
+from ...files import check_regular
 from ..images import ImageSet, read_file
 from .columns import LABEL, in_splits, no_columns, pick, split_column
 from .labels import Rows, as_integers, from_numbers, from_strings, no_label, rows_named
@@ -167,6 +168,7 @@ def _naming(file: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
+        check_regular(file)
         yield
     # beyond Arrow's own errors, what is no UTF-8 in the file or a number too large for Python is met in other types
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
