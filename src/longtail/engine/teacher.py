@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def check_teacher(config: Config, subset: Subset) -> None:
             f"The teacher in {path} has other classes than this run, or has them in another order: {theirs}, not {ours}. "
             "Name a run on the same classes."
         )
-    facts = Run.open(path).environment_file
+    facts = Run(Path(path)).environment_file
     if facts.exists() and json.loads(facts.read_text())["data"]["subset_hash"] != subset.description["subset_hash"]:
         logger.warning(
             "the teacher in %s learned from other images: some that are held out here may be among them", path
