@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from longtail.classes import Classes
+from longtail.config import FinetuneConfig
 from longtail.errors import UsageError
+from longtail.finetune.modes import prepare
 from longtail.losses.ride import experts_used, first_means, helps_to_go_on, mean_of_first
 from longtail.methods.balpoe import BalPoE
 from longtail.methods.base import Method
@@ -66,6 +68,43 @@ def test_experts_of_any_width(backbone: str, width: float) -> None:
     side = 160 if "timm" in backbone else 8
     assert method.logits(torch.rand(2, 3, side, side)).shape == (2, 10)
     assert method.heads[0].weight.shape[1] == round(width * build_backbone(backbone).dim)
+
+
+@pytest.mark.parametrize(("cls", "start"), [(SADE, 3), (NCL, 0)])
+def test_experts_of_a_pretrained_network_start_from_its_weights(cls: type[Method], start: int) -> None:
+    backbone = build_backbone("resnet34_cifar")
+    backbone.pretrained = True
+    options = {} if start == 0 else {"width": 1.0}
+    expected = [stage.state_dict() for stage in backbone.stages[start:]]
+    method = cls(backbone, classes(10), cls.Options(**options))
+    for expert in method.others if start == 0 else method.trunks:
+        for stage, weights in zip(expert.stages, expected, strict=True):
+            torch.testing.assert_close(stage.state_dict(), weights, rtol=0, atol=0)
+
+
+def test_experts_of_a_partly_frozen_network() -> None:
+    """What they share may be frozen, what is their own may not; norms that stay in evaluation mode do so in every expert."""
+    backbone = build_backbone("resnet34_cifar")
+    prepare(backbone, FinetuneConfig(mode="partial", last=2, norms="frozen"), 10)
+    method = SADE(backbone, classes(10), SADE.Options(width=1.0)).train()
+    norms = [part for part in method.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)
+    learning = {name.split(".")[0] for name, parameter in method.named_parameters() if parameter.requires_grad}
+    assert learning == {"trunks", "heads"}
+    for mode, last in (("partial", 1), ("head", None)):
+        backbone = build_backbone("resnet34_cifar")
+        prepare(backbone, FinetuneConfig(mode=mode, last=last), 10)
+        for cls in (SADE, NCL):
+            with pytest.raises(UsageError, match="some of them are frozen"):
+                cls(backbone, classes(10), cls.Options())
+
+
+def test_narrow_experts_of_a_pretrained_network_start_anew_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    backbone = build_backbone("resnet8")
+    backbone.pretrained = True
+    SADE(backbone, classes(10), SADE.Options())
+    assert "only what experts share starts from pretrained weights" in caplog.text
 
 
 def test_an_expert_of_ncl_is_a_whole_network() -> None:

@@ -25,6 +25,7 @@ class Backbone(nn.Module):
     `entry` is the stage that what it is given goes into: 0, the first, unless the stages before it do not learn and what
     they make of the images is given instead, see `finetune.features`. One more than there are stages: the features.
     `frozen` names the submodules that stay in evaluation mode. `adapter` is what was put into the blocks, see `adapters`.
+    `pretrained`: whether the weights are.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         self.entry = 0
         self.frozen: frozenset[str] = frozenset()
         self.adapter: str | None = None
+        self.pretrained = False
 
     def forward(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Images float [B, C_in, H, W] -> features float32 [B, D].
@@ -71,16 +73,27 @@ class Backbone(nn.Module):
         return self
 
     def twin(self, start: int = 0, width: float = 1.0) -> Backbone:
-        """A newly initialised backbone of the same architecture.
+        """A newly initialised backbone of the same architecture; of a pretrained one, at its own width, with its weights.
 
         With `start`, only its stages from there on, which take what stage `start` - 1 of this one gives, at `width`
         times the channels. Raises `UsageError` where the architecture cannot be built so.
         """
         if self.build is None:
             raise UsageError("This backbone cannot be built a second time: use one that longtail builds by name.")
-        if start < self.entry:
-            raise self._has_no_images("builds another backbone from its first stages")
-        return self.build(start, width)
+        if not all(parameter.requires_grad for parameter in self.stages[start:].parameters()):
+            raise UsageError(
+                "This method builds stages of its backbone more than once, and some of them are frozen here: use "
+                "finetune.mode=full, or for experts partial with finetune.last=2."
+            )
+        twin = self.build(start, width)
+        if self.pretrained and width == 1:
+            twin.pretrained = True
+            for ours, theirs in zip((*self.stages[start:], self.pool), (*twin.stages, twin.pool), strict=True):
+                theirs.load_state_dict(ours.state_dict())
+        for i, stage in enumerate(self.stages[start:]):  # norms that stay in evaluation mode
+            names = (name for name, _ in stage.named_modules(prefix=f"stages.{start + i}") if name in self.frozen)
+            twin.frozen |= {name.replace(f"stages.{start + i}", f"stages.{i}", 1) for name in names}
+        return twin
 
     def split_last_block(self) -> Backbone:
         """Take the last block off the last stage: a backbone of its own, with this one's pooling, that goes on from what

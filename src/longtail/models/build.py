@@ -135,6 +135,7 @@ def build_backbone(
         file = find_weights(name, weights)
         assert file is not None
         logger.info("backbone: %s with %s", name, load_weights(backbone, read_weights(file), weights))
+    backbone.pretrained = pretrained
     if adapter:
         kind, _, width = adapter.partition(":")
         adapt(backbone, kind, classes=0, width=int(width))  # type: ignore[arg-type]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
 from .backbone import Backbone
+
+logger = logging.getLogger("longtail")
 
 
 def split_experts(backbone: Backbone, experts: int, width: float = 0.75, own_stages: int = 2) -> list[Backbone]:
@@ -22,9 +26,15 @@ def split_experts(backbone: Backbone, experts: int, width: float = 0.75, own_sta
             f"Experts that share their early stages need a network of {own_stages + 1} stages or more; this one has "
             f"{len(backbone.stages)}. Use a ResNet, such as resnet32 or resnet50."
         )
+    if backbone.pretrained and width != 1:
+        logger.warning(
+            "only what experts share starts from pretrained weights: their own stages are not as wide. --set width=1 keeps all"
+        )
     trunks = [backbone.twin(shared, width) for _ in range(experts)]
     backbone.stages = backbone.stages[:shared]
     backbone.pool = nn.Identity()
+    left = {name for name, _ in backbone.named_modules()}
+    backbone.frozen = frozenset(name for name in backbone.frozen if name in left)
     return trunks
 
 
