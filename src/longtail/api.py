@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, DataConfig, merge, validate
-from .data.sources import absolute
+from .data.sources import absolute, open_source
 from .data.sources.given import give
 from .engine.calibrate import calibrate
 from .engine.predictor import Predictor
@@ -20,7 +20,9 @@ from .engine.run import Run
 from .engine.score import score as evaluate
 from .engine.trainer import Trainer
 from .errors import UsageError
+from .finetune import plan
 from .finetune.pixels import complete
+from .finetune.trials import Trials
 from .methods import method_class, method_name
 from .methods.base import Method
 from .printable import PrintableFormatter
@@ -45,13 +47,43 @@ def make_config(
     """
     method = method_name(method)
     cls = method_class(method)
-    values: dict[str, Any] = {"method": method, "train": dict(cls.train_defaults)}
+    values: dict[str, Any] = {
+        "method": method,
+        "train": dict(cls.train_defaults),
+        "finetune": dict(cls.finetune_defaults),
+    }
     if recipe is not None:
         values = merge(values, find_recipe(method, recipe).overrides()) | {"recipe": recipe}
     values = merge(values, overrides or {})
     # Checked here, before any work, though the method itself is built much later.
     values["options"] = validate(cls.Options, values.get("options", {}), f"options of {method}").model_dump(mode="json")
     return validate(Config, values, "configuration")
+
+
+def for_photographs(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` laid over a trained backbone and how to fine-tune it, where the data are photographs larger than 64
+    pixels and nothing in `overrides` speaks against it. Each choice is logged, with how to overrule it."""
+    given = overrides.get("data", {})
+    if "source" not in given:
+        return dict(overrides)
+    config: DataConfig = validate(DataConfig, given, "data")
+    level, logger.level = logger.level, logging.WARNING  # what is told of the data is told again in training
+    try:
+        images = open_source(config.source, **config.reading()).train
+    finally:
+        logger.level = level
+    return merge(plan.for_photographs(images, overrides), overrides)
+
+
+def train_within(
+    seconds: float, *, out: str | Path, overrides: Mapping[str, Any], reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Try methods on images held out of training, and train the best on all of them, in so many `seconds`.
+
+    `overrides`: as `train` takes them. Returns the results of the run in `out`; the trials are in `out`/trials.
+    """
+    trials = Trials(Path(out), seconds, overrides, reporter, train)
+    return trials.run()
 
 
 def go_on_from(run: str | Path, then: Sequence[str], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -30,13 +30,30 @@ from .shared import (
     settings_of,
 )
 
+AUTO_METHOD = "balanced_softmax"  # what auto trains where no budget lets it try others
+
+
+def seconds_of(text: str) -> float:
+    """A length of time such as 90s, 30m or 2h; minutes where it has no unit. Raises `UsageError`."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text) * 60
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--budget takes a length of time such as 90s, 30m or 2h; found '{text}'.")
+    return seconds
+
 
 @app.command(
     epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]"
 )
 def train(
     context: typer.Context,
-    method: Annotated[str | None, typer.Argument(help="What to train: see `longtail methods`.")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="What to train: see `longtail methods`; auto: chosen for your photographs.")
+    ] = None,
+    folder: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
     root: Root = None,
@@ -51,8 +68,20 @@ def train(
     backbone: Annotated[
         str | None, typer.Option(help="resnet32, resnet32_w64, resnext50_32x4d, timm:NAME, ...")
     ] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option(help="Start from a trained backbone (default: where images are above 64 pixels).")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="The backbone's weights: a file, or hf:OWNER/NAME.")] = None,
+    finetune: Annotated[
+        str | None, typer.Option(metavar="MODE", help="What of it learns: full, partial, head, lora, ...")
+    ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="The same as --finetune head.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at its peak.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes initialisation, order and augmentation.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train so many seeds, counted from --seed.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Of auto: how long it may take, such as 30m or 2h.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A name from `longtail recipes`, or a YAML file.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other option, key=value; repeatable.")
@@ -100,15 +129,26 @@ def train(
             )
         else:
             method = "+".join((method, *seconds))
+        if folder is not None and data is not None:
+            raise UsageError(f"The data were given twice: {folder} and --data {data}.")
+        if freeze and finetune not in (None, "head"):
+            raise UsageError(f"--freeze is --finetune head, and --finetune {finetune} was given too.")
+        automatic = method == "auto"
+        if budget is not None and not automatic:
+            raise UsageError("--budget is for `longtail train auto`; other methods take --epochs.")
+        method = AUTO_METHOD if automatic else method
         overrides = merge(begun, settings_of(method, settings))
         told: dict[str, Any] = {
             "backbone": backbone,
             "seed": seed,
             "start_from": start_from,
             "stages": stages.split(",") if stages else None,
-            "data": given(source=data, imbalance=imbalance, image_size=image_size, channels=channels)
+            "pretrained": pretrained,
+            "weights": weights,
+            "finetune": given(mode="head" if freeze else finetune),
+            "data": given(source=data or folder, imbalance=imbalance, image_size=image_size, channels=channels)
             | reading(test, root, image_column, label_column, suffix, classes_at, splits),
-            "train": given(epochs=epochs),
+            "train": given(epochs=epochs, lr=lr, batch_size=batch_size),
         }
         if skip_corrupt:
             told["data"]["skip_corrupt"] = True
@@ -117,8 +157,24 @@ def train(
         if no_report:
             told["report"] = False
         overrides = merge(overrides, given(**told))
-        out = out or default_out(method)
-        results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
+        out = out or default_out("auto" if automatic else method)
+        if recipe is None:
+            overrides = api.for_photographs(overrides)
+        if budget is not None:
+            results = api.train_within(seconds_of(budget), out=out, reporter=reporter, overrides=overrides)
+        elif seeds is not None:
+            first = overrides.pop("seed", 0)
+            several = range(first, first + seeds)
+            every = [
+                api.train(method, out=out / f"seed{n}", recipe=recipe, reporter=reporter, seed=n, **overrides)
+                for n in several
+            ]
+            say(f"Accuracy in %, {every[0]['split']} split, {every[0]['protocol']}: a line for each seed")
+            console.print(results_table(every))
+            say(f"Compare them: longtail compare {shlex.quote(str(out))}/*")
+            return
+        else:
+            results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
     say(f"Accuracy in %, {results['split']} split, {results['protocol']}")
     console.print(results_table([results]))
     if skipped := len(results["skipped_images"]):

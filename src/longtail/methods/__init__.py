@@ -35,6 +35,7 @@ METHODS = {
         "plain:BalancedSoftmax", "losses", 2020, "cross-entropy on scores shifted by the class prior"
     ),
     "logit_adjustment": Entry("plain:LogitAdjustment", "losses", 2021, "the same, the shift times tau"),
+    "lift": Entry("lift:LIFT", "foundation models", 2024, "small modules in a frozen pretrained vision transformer"),
     "weight_balancing": Entry("decoupled:WeightBalancing", "decoupled", 2022, "strong weight decay, then MaxNorm"),
     "mixup": Entry("plain:MixUp", "mixing", 2018, "pairs of images blended, and their labels"),
     "cutmix": Entry("plain:CutMix", "mixing", 2019, "a box of one image pasted on another"),

@@ -108,6 +108,8 @@ class Method(nn.Module):
     sharded: ClassVar[tuple[str, ...]] = ()
     # What its authors trained with, laid over the project's defaults where no recipe says otherwise.
     train_defaults: ClassVar[Mapping[str, Any]] = {}
+    # How its authors fine-tune, in the same way.
+    finetune_defaults: ClassVar[Mapping[str, Any]] = {}
     # Stages whose work any run has done that this one starts from (--from), whatever method it trained.
     learned_before: ClassVar[tuple[str, ...]] = ()
     # Parts that such a run must have, to be started from.

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ..config import DataConfig, Section, TrainConfig, merge, validate
+from ..config import DataConfig, FinetuneConfig, Section, TrainConfig, merge, validate
 from ..errors import UsageError, unknown_name
 from ..plain_yaml import load_yaml, read_yaml
 
@@ -34,13 +34,15 @@ class Recipe(Section):
     method: str
     about: str = Field(description="one line: dataset, network, what it reproduces")
     backbone: str = "resnet32"
+    pretrained: bool = False
+    finetune: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     reported: list[Reported] = Field(default_factory=list)
 
     def overrides(self) -> dict[str, Any]:
-        return self.model_dump(include={"backbone", "data", "train", "options"})
+        return self.model_dump(include={"backbone", "pretrained", "finetune", "data", "train", "options"})
 
 
 @cache
@@ -68,6 +70,7 @@ def check(content: dict[str, Any], where: str) -> Recipe:
     """Validate a recipe and the sections in it. Raises `UsageError`."""
     recipe: Recipe = validate(Recipe, content, where)
     validate(DataConfig, recipe.data, f"{where}: data")
+    validate(FinetuneConfig, recipe.finetune, f"{where}: finetune")
     validate(TrainConfig, recipe.train, f"{where}: train")
     return recipe
 
