@@ -19,7 +19,7 @@ from .engine.reporter import Reporter
 from .engine.run import Run
 from .engine.score import score as evaluate
 from .engine.trainer import Trainer
-from .errors import UsageError
+from .errors import LongtailError, UsageError
 from .finetune import plan
 from .finetune.pixels import complete
 from .finetune.trials import Trials
@@ -70,6 +70,8 @@ def for_photographs(overrides: Mapping[str, Any]) -> dict[str, Any]:
     level, logger.level = logger.level, logging.WARNING  # what is told of the data is told again in training
     try:
         images = open_source(config.source, **config.reading()).train
+    except LongtailError:
+        return dict(overrides)  # training tells it
     finally:
         logger.level = level
     return merge(plan.for_photographs(images, overrides), overrides)
