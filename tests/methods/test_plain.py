@@ -190,3 +190,11 @@ def test_bbn_has_the_released_parameters(classes: int, parameters: int) -> None:
     bound = 1 / math.sqrt(128)
     weight: Tensor = method.classifier.weight  # type: ignore[union-attr, assignment]
     assert weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(7, True), (8, False)])
+def test_a_mixing_that_would_never_be_on_is_said(epochs: int, said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    options = PlainOptions(mix="cmo", mix_prob=1.0)
+    PlainMethod(build_backbone("resnet8"), CLASSES, options).before_epoch(clock(0, epochs))
+    assert ("off in every one of the 7 epochs" in caplog.text) == said
+    assert any(_is_on(options, clock(epoch, epochs)) for epoch in range(epochs)) != said

@@ -6,6 +6,7 @@ another of its batch; CMO (Park et al., CVPR 2022) pastes a part of an image dra
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ from ..data.ops import send
 from ..losses.distributed import all_gather_with_grad, world
 from .base import Batch, Clock, Options, Stream
 from .options import refuse_idle
+
+logger = logging.getLogger("longtail")
 
 Mix = Literal["none", "mixup", "cutmix", "remix", "remix_cutmix", "cmo"]
 _BOXES = ("cutmix", "remix_cutmix", "cmo")
@@ -94,11 +97,25 @@ def _partners(images: Tensor, labels: Tensor, clock: Clock) -> tuple[Tensor, Ten
     return all_gather_with_grad(images)[own], all_gather_with_grad(labels)[own]
 
 
+def warn_if_never_on(options: MixOptions, epochs: int) -> None:
+    """Say so where no epoch of the stage is one that is mixed."""
+    pause = _pause(options)
+    if options.mix != "none" and pause is not None and epochs <= 2 * pause + 1:
+        logger.warning(
+            "mix=%s is off in every one of the %d epochs: only those after epoch %d and before the last %d are mixed. "
+            "Give --set mix_pause=0, or train longer.", options.mix, epochs, pause + 1, pause,
+        )  # fmt: skip
+
+
+def _pause(options: MixOptions) -> int | None:
+    return 3 if options.mix == "cmo" and options.mix_pause is None else options.mix_pause
+
+
 def _is_on(options: MixOptions, clock: Clock) -> bool:
     """Whether this batch is mixed."""
     if options.mix == "none":
         return False
-    pause = 3 if options.mix == "cmo" and options.mix_pause is None else options.mix_pause
+    pause = _pause(options)
     if pause is not None and not pause < clock.epoch < clock.epochs - pause:
         return False
     prob = (0.5 if options.mix in ("cutmix", "cmo") else 1.0) if options.mix_prob is None else options.mix_prob

@@ -18,7 +18,7 @@ from ..losses.classifier import SIGMOID, ClassifierLoss, LossName
 from ..models.backbone import Backbone
 from ..models.heads import ClassifierName, build_classifier
 from .base import Batch, Clock, Method, Sampler, Stage, Stream
-from .mixing import MixOptions, mix, mix_streams
+from .mixing import MixOptions, mix, mix_streams, warn_if_never_on
 from .options import refuse_idle, with_defaults
 
 
@@ -107,6 +107,10 @@ class PlainMethod(Method):
             return super().parameter_groups(learning)
         others = [parameter for name, parameter in learning.items() if name != bias]
         return [{"params": others}, {"params": [learning[bias]], "weight_decay": 0.0}]
+
+    def before_epoch(self, clock: Clock) -> None:
+        if clock.epoch == 0:
+            warn_if_never_on(self.hp, clock.epochs)
 
     def losses(self, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         mixed = mix(self.hp, batch, clock, self.counts)

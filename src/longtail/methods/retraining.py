@@ -122,10 +122,10 @@ class BalancedSoftmaxStage(Retrain):
 
 
 class LOS(Retrain):
-    """A new classifier learns from labels smoothed almost to uniform, which leaves little to tell common classes from rare."""
+    """The classifier goes on with labels smoothed almost to uniform, which leaves little to tell common classes from rare."""
 
     name = "los"
-    new_classifier: bool = Field(True, description="start a new classifier")
+
     loss: Literal["ce"] = Field("ce", description="of the classifier's scores")
     smoothing: float = Field(0.98, ge=0, lt=1, description="share of each label that is spread over all classes")
 
