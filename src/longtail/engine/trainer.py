@@ -220,6 +220,8 @@ class Trainer:
             passes = RunPasses(self.loaders, self.train, stage, self.config.seed)
             if not progress.lines and self.config.start_from is None:
                 start(method, self.config.finetune.start, passes)
+            # What is drawn there is the same whether the run comes from the stage before, or goes on after a stop.
+            seed_layers(derive_seed(self.config.seed, "before", stage.name), self.fabric.device)
             method.before_stage(stage, passes)
             self._share_buffers([method])
         learning = freeze_all_but(method, stage, self.able)
