@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..errors import UsageError
 from ..memory import keep_freed_memory
 from ..methods.base import Method, Stage
+from ..models.depthwise import learn_depthwise_in_float32
 from .schedule import use_bf16
 
 
@@ -48,6 +49,8 @@ def set_precision(method: Method, train: TrainConfig, device: torch.device) -> N
 def place(method: Method, train: TrainConfig, device: torch.device) -> None:
     """Put `method` on the device, in the run's precision and layout."""
     set_precision(method, train, device)
+    if device.type == "cpu":
+        learn_depthwise_in_float32(method)
     method.to(device)
     if train.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
