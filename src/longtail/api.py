@@ -66,9 +66,9 @@ def for_photographs(overrides: Mapping[str, Any]) -> dict[str, Any]:
     given = overrides.get("data", {})
     if "source" not in given:
         return dict(overrides)
-    config: DataConfig = validate(DataConfig, given, "data")
     level, logger.level = logger.level, logging.WARNING  # what is told of the data is told again in training
     try:
+        config: DataConfig = validate(DataConfig, given, "data")
         images = open_source(config.source, **config.reading()).train
     except LongtailError:
         return dict(overrides)  # training tells it

@@ -146,7 +146,7 @@ def test_every_method_trains_on_features(tmp_path, settings, name):
     try:
         results = train(tmp_path / "run", merge(settings, {"train": {"epochs": 1}}), name, mode="head")
     except UsageError as error:
-        assert "finetune.cache=false" in str(error)  # noqa: PT017
+        assert "use finetune.mode=full" in str(error)  # noqa: PT017
     else:
         assert results["metrics"]["images"] == 30
 
