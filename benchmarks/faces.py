@@ -25,10 +25,10 @@ import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.api import go_on
 from longtail.cli import run
-from longtail.data.verification import check_disjoint
 from longtail.engine.run import Run, write_json
+from longtail.faces.lists import check_disjoint
+from longtail.faces.verify import verify
 from longtail.files import write_atomically, write_text
-from longtail.verify import verify
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("cosface", "arcface", "uniface", "cosface_epl", "arcface_epl", "uniface_epl")

@@ -17,10 +17,10 @@ from longtail.data.decode import decode, image_size
 from longtail.data.recordio import RecordIO, write_recordio
 from longtail.data.sources import open_source
 from longtail.data.values import find_channels, find_range
-from longtail.data.verification import read_bin
 from longtail.engine.description import read_description
 from longtail.engine.run import Run
 from longtail.errors import LongtailError
+from longtail.faces.lists import read_bin
 from longtail.plain_yaml import load_yaml
 
 TRIES = 150

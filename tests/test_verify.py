@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 import longtail
 from longtail.data.recordio import write_recordio
-from longtail.data.verification import read_ijb
 from longtail.engine.deploy import load
 from longtail.engine.prepare import choose_images
 from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run
 from longtail.errors import LongtailError, UsageError
-from longtail.verify import _embed, _score_templates, verify
+from longtail.faces.lists import read_ijb
+from longtail.faces.verify import _embed, _score_templates, verify
 
 TRAINED = {"Ann": 6, "Bo": 5, "Cy_Lee": 4, "Di": 1}
 TESTED = ("Eve_Fox", "Flo", "Gus")

@@ -21,8 +21,8 @@ from .data.labels import labels_of
 from .data.samplers import ClassIndex, epoch_draws
 from .data.streams import Sampler as SamplerName
 from .data.streams import Stream
+from .distributed import world
 from .errors import UsageError
-from .losses.distributed import world
 
 __all__ = [
     "BalancedSampler",

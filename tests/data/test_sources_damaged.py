@@ -14,8 +14,8 @@ from test_sources_forms import coco, write_tar
 
 from longtail.data.recordio import RecordIO
 from longtail.data.sources import open_source
-from longtail.data.verification import read_bin, read_ijb, read_lfw_pairs
 from longtail.errors import LongtailError
+from longtail.faces.lists import read_bin, read_ijb, read_lfw_pairs
 
 SECONDS = 0.8  # of mutations, of each kind
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtail.data.verification import check_disjoint, read_bin, read_ijb, read_lfw_pairs
 from longtail.errors import LongtailError, UsageError
+from longtail.faces.lists import check_disjoint, read_bin, read_ijb, read_lfw_pairs
 
 NAMES = ["Ann_Lee_0001", "Ann_Lee_0002", "Bo_0001", "Bo_0011", "Cy_0001"]
 LINES = ["2\t1", "Ann_Lee\t1\t2", "Ann_Lee\t1\tBo\t1", "Bo\t1\t11", "Cy\t1\tAnn_Lee\t2"]

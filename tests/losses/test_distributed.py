@@ -12,9 +12,9 @@ from contrast_cases import CONTRAST_CASES
 from loss_cases import CASES, B, C, Case, D
 from torch import Tensor
 
+from longtail.distributed import all_gather_with_grad, gather_rows, world
 from longtail.losses import distributed
 from longtail.losses.bce3s import draw_class_mask, update_class_memory
-from longtail.losses.distributed import all_gather_with_grad, gather_rows, world
 
 RANKS = 2
 GATHERED = [*CASES, *CONTRAST_CASES]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from longtail.classes import Classes
+from longtail.distributed import world
 from longtail.engine.setup import built_to_learn, freeze_all_but, set_train_mode
-from longtail.losses.distributed import world
 from longtail.methods import METHODS, method_class
 from longtail.methods.base import Batch, Clock, Method, Stage, Stream
 from longtail.models import build_backbone

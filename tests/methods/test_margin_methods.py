@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from longtail.classes import Classes
+from longtail.distributed import world
 from longtail.engine import shards
 from longtail.errors import UsageError
 from longtail.losses import margin_head
-from longtail.losses.distributed import world
 from longtail.methods import method_class
 from longtail.methods.base import Batch
 from longtail.models import build_backbone

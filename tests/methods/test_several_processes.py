@@ -13,7 +13,7 @@ from method_cases import TRAINING, Case
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from longtail.losses.distributed import world
+from longtail.distributed import world
 from longtail.methods import bce3s
 from longtail.methods.base import Batch
 

@@ -119,9 +119,9 @@ def verify(
     """Judge a model's embeddings on pairs, templates or identification: face recognition's protocols."""
     import json
 
+    from ..faces.verify import tables
+    from ..faces.verify import verify as judge
     from ..report.console import LiveReporter
-    from ..verify import tables
-    from ..verify import verify as judge
 
     result = judge(
         run,

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..classes import Classes
 from ..config import Config
 from ..data.images import ImageSet
+from ..distributed import world
 from ..evaluation.predictions import MOST_LOGITS, condense
 from ..evaluation.predictions import write as write_predictions
-from ..losses.distributed import world
 from ..methods.base import Method
 from ..models.backbone import given_images
 from ..models.build import ADAPTER

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..losses.distributed import gather_rows, part
+from ..distributed import gather_rows, part
 from ..methods.base import Method
 
 Rows = Callable[[Tensor], Tensor]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..distributed import all_gather_with_grad
 from .bce import bce
-from .distributed import all_gather_with_grad
 from .precision import full_precision
 
 Subset = Literal["present", "released"]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..distributed import all_gather_with_grad
 from .bce import bce_per_sample
 from .class_balanced import sigmoid_focal_per_sample, softmax_bce_per_sample
-from .distributed import all_gather_with_grad
 from .precision import full_precision
 from .softmax import focal_per_sample, ldam_margins
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .distributed import all_gather_with_grad, world
+from ..distributed import all_gather_with_grad, world
 from .precision import full_precision
 
 

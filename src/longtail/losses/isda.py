@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .distributed import all_gather_with_grad
+from ..distributed import all_gather_with_grad
 from .precision import full_precision
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .distributed import all_gather_with_grad
+from ..distributed import all_gather_with_grad
 
 Variant = Literal["cosface", "arcface", "uniface"]
 AngularGradient = Literal["cosface", "exact"]

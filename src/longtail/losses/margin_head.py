@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_gather_with_grad, part, world
+from ..distributed import all_gather_with_grad, part, world
 from .margin import AngularGradient, Variant, lower, sigmoid_rows, softmax_rows, unit
 from .prototypes import Gate, Repeats, update_prototypes
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .distributed import all_gather_with_grad, world
+from ..distributed import all_gather_with_grad, world
 from .precision import full_precision
 
 

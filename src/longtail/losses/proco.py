@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributed import all_gather_with_grad
+from ..distributed import all_gather_with_grad
 from .precision import full_precision
 
 KAPPA_MAX = 1e5

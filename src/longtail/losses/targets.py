@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributed import all_gather_with_grad
+from ..distributed import all_gather_with_grad
 from .precision import full_precision
 from .queue_contrast import draw_positives
 

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ..classes import Classes
+from ..distributed import all_gather_with_grad
 from ..errors import UsageError
 from ..losses.classifier import PRIOR
 from ..losses.decoupling import Score, Transform, ncm_scores, ncm_transform, tau_normalised
-from ..losses.distributed import all_gather_with_grad
 from ..losses.softmax import adjust_logits
 from ..models.heads import LinearClassifier
 from .base import Passes, Stage, Stream

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..data.ops import send
+from ..distributed import all_gather_with_grad, world
 from ..losses.classifier import LossName
-from ..losses.distributed import all_gather_with_grad, world
 from ..losses.meta_sampler import draw_images, initial_rate_logits, noise_of_draw, stepped
 from .base import Batch, Clock, Stage, Stream, Update
 from .retraining import Retrain

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..classes import Classes
 from ..data.ops import send
 from ..data.streams import Sampler
+from ..distributed import all_gather_with_grad, world
 from ..errors import UsageError
-from ..losses.distributed import all_gather_with_grad, world
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier
 from .base import Batch, Batches, Clock, Method, Options, Passes, Stage, Stream

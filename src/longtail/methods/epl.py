@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..classes import Classes
+from ..distributed import gather_rows
 from ..errors import UsageError
-from ..losses.distributed import gather_rows
 from ..losses.margin import AngularGradient, Variant, unit
 from ..losses.margin_head import Epl, MarginHead, Start
 from ..losses.prototypes import Gate, Repeats

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.mixing import area_left, cutmix, draw_cutmix_box, draw_lambda, mixup, remix_share
 from ..data.ops import send
-from ..losses.distributed import all_gather_with_grad, world
+from ..distributed import all_gather_with_grad, world
 from .base import Batch, Clock, Options, Stream
 from .options import refuse_idle
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..classes import Classes
-from ..losses.distributed import all_gather_with_grad
+from ..distributed import all_gather_with_grad
 from ..losses.paco import paco
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier, mlp

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..classes import Classes
 from ..data.ops import send
+from ..distributed import world
 from ..losses.contrastive import supcon
-from ..losses.distributed import world
 from ..losses.targets import spread_targets, start_targets, targeted_positives, targeted_supcon
 from ..models.backbone import Backbone
 from ..models.heads import mlp

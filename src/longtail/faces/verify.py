@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from .classes import SHOTS
-from .data.images import FileSet, ImageSet
-from .data.sources import open_source
-from .data.verification import Pairs, Templates, pair_names, read_bin, read_ijb, read_lfw_pairs
-from .engine.deploy import Predictor, load
-from .engine.prepare import images_of
-from .engine.reporter import Reporter
-from .engine.run import Run
-from .errors import UsageError
-from .evaluation import verification as figures
-from .report.tables import percent
+from ..classes import SHOTS
+from ..data.images import FileSet, ImageSet
+from ..data.sources import open_source
+from ..engine.deploy import Predictor, load
+from ..engine.prepare import images_of
+from ..engine.reporter import Reporter
+from ..engine.run import Run
+from ..errors import UsageError
+from ..evaluation import verification as figures
+from ..report.tables import percent
+from .lists import Pairs, Templates, pair_names, read_bin, read_ijb, read_lfw_pairs
 
 Embed = Callable[[ImageSet], np.ndarray]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.images import ImageSet
+from ..data.pickles import Array, load_pickle
+from ..data.sources.parquet import ParquetSet
+from ..data.sources.text import read_text
 from ..errors import LongtailError, UsageError, brief
-from .images import ImageSet
-from .pickles import Array, load_pickle
-from .sources.parquet import ParquetSet
-from .sources.text import read_text
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NUMBERED = re.compile(r"(.+)[_ -]([0-9]{1,9})")

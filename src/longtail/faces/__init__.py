@@ -1,0 +1,1 @@
+"""Face verification: lists of pairs and templates, their scores, and the command that judges a model by them."""
