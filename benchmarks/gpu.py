@@ -35,8 +35,9 @@ from longtail.cli import run
 from longtail.config import Config
 from longtail.data.loaders import STEPS_TOGETHER
 from longtail.engine.reporter import Reporter
-from longtail.engine.run import Run, device_name, write_json
+from longtail.engine.run import Run, write_json
 from longtail.engine.trainer import CHECK_EVERY, Trainer
+from longtail.hardware import device_name
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

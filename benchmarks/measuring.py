@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from longtail.engine.run import device_name, write_json
+from longtail.engine.run import write_json
 from longtail.errors import UsageError
+from longtail.hardware import device_name
 from longtail.memory import keep_freed_memory, set_thresholds
 
 Row = dict[str, Any]

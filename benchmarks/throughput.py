@@ -41,12 +41,13 @@ from benchmarks.measuring import about, allocating_as_others_do, in_own_process,
 from longtail.api import make_config
 from longtail.cli import run
 from longtail.config import Config, validate
-from longtail.engine.description import Preprocessing
+from longtail.data.preprocessing import Preprocessing
 from longtail.engine.evaluate import evaluate
 from longtail.engine.prepare import build_method, choose_images
 from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run, write_json
-from longtail.engine.schedule import build_optimizer, use_bf16
+from longtail.engine.schedule import build_optimizer
+from longtail.engine.setup import use_bf16
 from longtail.engine.trainer import Trainer
 from longtail.errors import UsageError
 from longtail.methods.base import Batch, Clock

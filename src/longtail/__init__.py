@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from . import losses, mixing, samplers
     from .api import calibrate, evaluate, export, load, push_to_hub, resume, train
@@ -29,7 +31,6 @@ __all__ = [
     "samplers",
     "train",
 ]
-__version__ = "0.1.0"
 
 
 _MODULES = ("losses", "mixing", "samplers")

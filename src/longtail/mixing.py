@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from .data.mixing import (
     area_left,
-    class_weights,
     cutmix,
     cutmix_box,
     draw_cutmix_box,
@@ -22,6 +21,7 @@ from .data.mixing import (
     remix_share,
     soft_target,
 )
+from .losses.class_weights import class_weights
 
 __all__ = [
     "area_left",

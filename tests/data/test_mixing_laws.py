@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from longtail.data.mixing import class_weights, cutmix, cutmix_box, draw_cutmix_box, mixup, soft_target
+from longtail.data.mixing import cutmix, cutmix_box, draw_cutmix_box, mixup, soft_target
+from longtail.losses.class_weights import class_weights
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])

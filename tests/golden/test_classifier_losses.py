@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from longtail.losses.bbn import branch_share, join_branches
-from longtail.losses.class_balanced import effective_number_weights
+from longtail.losses.class_weights import effective_number_weights
 from longtail.losses.classifier import ClassifierLoss
 from longtail.losses.softmax import adjust_logits, ldam_margins
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtail.losses.class_balanced import effective_number_weights
+from longtail.losses.class_weights import effective_number_weights
 from longtail.losses.classifier import ClassifierLoss
 from longtail.losses.isda import confusion_graph, propagate, prototype_shift, spread, update_statistics
 

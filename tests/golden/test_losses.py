@@ -16,8 +16,8 @@ from longtail.losses.class_balanced import (
     class_balanced_focal,
     class_balanced_sigmoid,
     class_balanced_softmax,
-    effective_number_weights,
 )
+from longtail.losses.class_weights import effective_number_weights
 from longtail.losses.contrastive import balanced_contrastive, supcon
 from longtail.losses.glmc import consistency, conventional_share, mixed_cross_entropy
 from longtail.losses.norm import maxnorm_radius, project_rows_

@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from longtail.data.mixing import (
-    area_left,
-    class_weights,
-    cutmix,
-    cutmix_box,
-    draw_lambda,
-    mixup,
-    remix_share,
-    soft_target,
-)
+from longtail.data.mixing import area_left, cutmix, cutmix_box, draw_lambda, mixup, remix_share, soft_target
+from longtail.losses.class_weights import class_weights
 from longtail.losses.classifier import ClassifierLoss
 
 

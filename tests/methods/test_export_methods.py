@@ -8,7 +8,8 @@ import pytest
 import torch
 from method_cases import CASES, COUNTS, SIZE, Case
 
-from longtail.engine.description import FORMAT, Description, Preprocessing
+from longtail.data.preprocessing import Preprocessing
+from longtail.engine.description import FORMAT, Description
 from longtail.engine.predictor import Predictor
 from longtail.ship.graph import Graph, write_graph
 from longtail.ship.runtime import Exported

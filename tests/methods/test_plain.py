@@ -17,7 +17,7 @@ from longtail.config import validate
 from longtail.data.samplers import ClassIndex
 from longtail.data.streams import Stream
 from longtail.errors import UsageError
-from longtail.losses.class_balanced import effective_number_weights
+from longtail.losses.class_weights import effective_number_weights
 from longtail.methods import method_class
 from longtail.methods.base import Batch, Clock
 from longtail.methods.mixing import MixOptions, _is_on, mix

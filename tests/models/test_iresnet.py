@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from longtail.errors import UsageError
-from longtail.models.iresnet import clamp_prelu_slopes, embed_with_flip, iresnet
+from longtail.models.embedding import embed_with_flip
+from longtail.models.iresnet import clamp_prelu_slopes, iresnet
 
 
 def _count(module: nn.Module) -> int:

@@ -70,12 +70,6 @@ def cutmix(a: Tensor, b: Tensor, box: Box) -> Tensor:
     return mixed
 
 
-def class_weights(counts: Tensor, exponent: float) -> Tensor:
-    """Weights float64 [C] proportional to ``1 / counts ** exponent``, with mean 1."""
-    weights = counts.double() ** -exponent
-    return weights * (len(weights) / weights.sum())
-
-
 def soft_target(
     labels_a: Tensor, labels_b: Tensor, lam: float, num_classes: int, weights: Tensor | None = None
 ) -> Tensor:

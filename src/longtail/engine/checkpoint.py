@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LongtailError, UsageError
+from ..hardware import cores
 from ..methods.base import Method
-from .run import Run, cores
+from .run import Run
 from .shards import own, own_weights
 
 logger = logging.getLogger("longtail")

@@ -18,12 +18,12 @@ from ..data.squares import SquareReader
 from ..errors import LongtailError, UsageError
 from ..finetune.features import FeatureLoader, FrozenStages, Variant, compute
 from ..finetune.modes import frozen_stages
+from ..hardware import cores
 from ..methods import method_class
 from ..methods.base import Method
 from ..models import Backbone
 from .prepare import Loaders, Subset, method_options, preprocessing_of, stages_of
 from .reporter import Reporter
-from .run import cores
 from .setup import place
 
 logger = logging.getLogger("longtail")

@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..evaluation.calibration import adjust, estimate_prior, prior_shift
 from ..files import open_regular
 from ..methods.base import Method
-from ..models.iresnet import embed_with_flip
+from ..models.embedding import embed_with_flip
 from .calibration import Calibration, Prior, class_shares
 from .description import Description
 

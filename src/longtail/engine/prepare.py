@@ -16,17 +16,18 @@ from ..config import Config, DataConfig, validate
 from ..data.images import ImageSet
 from ..data.loaders import Loader, build_loader
 from ..data.longtail import carve, check_labels, holdout, labels_hash, subset_hash
+from ..data.preprocessing import Preprocessing
 from ..data.sources import open_source
 from ..data.squares import stored_size
 from ..data.values import settle_values
 from ..errors import LongtailError, UsageError
 from ..finetune.modes import prepare
+from ..hardware import cores
 from ..methods import method_class
 from ..methods.base import Method, Stage
 from ..models import Backbone, build_backbone
 from ..seeding import derive_seed
-from .description import Preprocessing
-from .run import Run, cores
+from .run import Run
 
 logger = logging.getLogger("longtail")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..classes import Classes
 from ..config import Config
 from ..data.images import ImageSet
+from ..data.preprocessing import Preprocessing
 from ..distributed import world
 from ..evaluation.predictions import MOST_LOGITS, condense
 from ..evaluation.predictions import write as write_predictions
@@ -19,7 +20,6 @@ from ..methods.base import Method
 from ..models.backbone import given_images
 from ..models.build import ADAPTER
 from .deploy import FORMAT, Description, save_model
-from .description import Preprocessing
 from .evaluate import evaluate
 from .prepare import Loaders, Subset
 from .run import Run, write_json

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from .. import __version__
 from ..config import Config, save_yaml, validate
 from ..errors import LongtailError, UsageError
 from ..files import append_line, open_regular, read_json, write_atomically, write_text
+from ..hardware import device_name
 from ..plain_yaml import load_yaml
+from ..version import __version__
 
 logger = logging.getLogger("longtail")
 
@@ -223,24 +224,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def device_name(device: torch.device) -> str:
-    """The marketing name of the processor that computes, with the core count for a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        name = next(
-            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), name
-        )
-    return f"{name}, {cores()} cores"
-
-
-def cores() -> int:
-    """Of the CPU, those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git_commit() -> str | None:

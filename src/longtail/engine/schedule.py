@@ -50,12 +50,3 @@ def build_optimizer(train: TrainConfig, groups: Iterable[dict[str, Any]]) -> tor
     return torch.optim.SGD(
         groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay
     )
-
-
-def use_bf16(train: TrainConfig, device: torch.device) -> bool:
-    """Whether the backbone runs under bf16 autocast: as asked, or where the device has instructions for it."""
-    if train.precision != "auto":
-        return train.precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

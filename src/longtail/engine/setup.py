@@ -10,10 +10,10 @@ from lightning_fabric.strategies import DDPStrategy
 
 from ..config import TrainConfig
 from ..errors import UsageError
+from ..hardware import computes_bf16
 from ..memory import keep_freed_memory
 from ..methods.base import Method, Stage
 from ..models.depthwise import learn_depthwise_in_float32
-from .schedule import use_bf16
 
 
 def make_fabric(train: TrainConfig) -> Fabric:
@@ -37,6 +37,11 @@ def make_fabric(train: TrainConfig) -> Fabric:
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return fabric
+
+
+def use_bf16(train: TrainConfig, device: torch.device) -> bool:
+    """Whether backbones compute under bf16 autocast: as asked, or where the device has instructions for it."""
+    return computes_bf16(device) if train.precision == "auto" else train.precision == "bf16"
 
 
 def set_precision(method: Method, train: TrainConfig, device: torch.device) -> None:

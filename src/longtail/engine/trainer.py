@@ -23,6 +23,7 @@ from ..errors import LongtailError, UsageError, unknown_name
 from ..files import write_text
 from ..finetune.modes import by_depth, describe_learning
 from ..finetune.start import start
+from ..hardware import device_name
 from ..methods import method_class
 from ..methods.base import Clock, Method, Stage
 from ..models import Backbone, check_image_size, count_parameters
@@ -58,7 +59,7 @@ from .prepare import (
 )
 from .reporter import Reporter
 from .results import deployed_parameters, write_results
-from .run import Run, device_name, environment, write_json
+from .run import Run, environment, write_json
 from .schedule import learning_rate
 from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train_mode
 from .shards import whole

@@ -11,16 +11,11 @@ tensor(0.7324)
 
 from __future__ import annotations
 
+from ..losses.class_weights import effective_number_weights
 from .bbn import branch_share, join_branches
 from .bce import bce, bce_per_sample
 from .bce3s import draw_class_mask, prototype_loss, uniform_loss, update_class_memory
-from .class_balanced import (
-    class_balanced_bce,
-    class_balanced_focal,
-    class_balanced_sigmoid,
-    class_balanced_softmax,
-    effective_number_weights,
-)
+from .class_balanced import class_balanced_bce, class_balanced_focal, class_balanced_sigmoid, class_balanced_softmax
 from .classifier import ClassifierLoss
 from .contrastive import balanced_contrastive, supcon
 from .glmc import consistency, conventional_share, mixed_cross_entropy

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..classes import Classes
-from ..data.mixing import class_weights, cutmix, draw_mix, mixup, soft_target
+from ..data.mixing import cutmix, draw_mix, mixup, soft_target
+from ..losses.class_weights import class_weights
 from ..losses.glmc import consistency, conventional_share, mixed_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..classes import Classes
-from ..losses.class_balanced import effective_number_weights
+from ..losses.class_weights import effective_number_weights
 from ..losses.classifier import SIGMOID, ClassifierLoss, LossName
 from ..models.backbone import Backbone
 from ..models.heads import ClassifierName, build_classifier

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..losses.class_balanced import effective_number_weights
+from ..losses.class_weights import effective_number_weights
 from ..losses.classifier import ClassifierLoss, LossName
 from ..losses.norm import maxnorm_radius, project_rows_
 from ..models.heads import LinearClassifier

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..classes import Classes
 from ..errors import UsageError
-from ..losses.class_balanced import effective_number_weights
+from ..losses.class_weights import effective_number_weights
 from ..losses.classifier import ClassifierLoss
 from ..losses.ride import (
     class_temperatures,

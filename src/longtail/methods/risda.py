@@ -16,7 +16,7 @@ from torch import Tensor
 from ..classes import Classes
 from ..data.ops import send
 from ..errors import UsageError
-from ..losses.class_balanced import effective_number_weights
+from ..losses.class_weights import effective_number_weights
 from ..losses.classifier import ClassifierLoss
 from ..losses.isda import confusion_graph, propagate, prototype_shift, spread, update_statistics
 from ..models.heads import LinearClassifier

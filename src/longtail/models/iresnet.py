@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -90,12 +89,3 @@ def clamp_prelu_slopes(module: nn.Module, low: float = 0.01) -> None:
     for part in module.modules():
         if isinstance(part, nn.PReLU):
             part.weight.clamp_(min=low)
-
-
-def embed_with_flip(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The embedding of `images` [B, C, H, W] plus that of their mirror images: [B, D], not normalised.
-
-    Call it in evaluation mode. The two halves go through `model` as one batch.
-    """
-    both = model(torch.cat([images, images.flip(3)]))
-    return both[: len(images)] + both[len(images) :]

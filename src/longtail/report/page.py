@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..files import write_text
+from ..version import __version__
 
 
 @cache

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..classes import SHOTS, Classes
 from ..engine.calibration import read_calibration
 from ..engine.description import Description, read_description
 from ..report.tables import percent
+from ..version import __version__
 
 HEADER = """---
 library_name: longtail

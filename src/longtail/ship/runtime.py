@@ -13,7 +13,7 @@ from ..engine import deploy
 from ..engine.description import Description, read_description
 from ..engine.predictor import Predictor
 from ..errors import LongtailError, UsageError
-from ..models.iresnet import embed_with_flip
+from ..models.embedding import embed_with_flip
 from .hub import HUB, download
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..engine.calibration import Prior
 from ..engine.predictor import Predictor
-from ..engine.run import cores
 from ..errors import LongtailError, UsageError
+from ..hardware import cores
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
