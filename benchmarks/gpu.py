@@ -33,7 +33,7 @@ from benchmarks.throughput import OPTIONS
 from longtail.api import make_config
 from longtail.cli import run
 from longtail.config import Config
-from longtail.data.loaders import STEPS_TOGETHER
+from longtail.data.loaders.setup import STEPS_TOGETHER
 from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run, write_json
 from longtail.engine.trainer import CHECK_EVERY, Trainer

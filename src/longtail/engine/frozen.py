@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from ..classes import Classes
 from ..config import Config
 from ..data.images import ImageSet
-from ..data.loaders import Setup, corrupt_images
+from ..data.loaders.setup import Setup, corrupt_images
 from ..data.squares import SquareReader
 from ..errors import LongtailError, UsageError
 from ..finetune.features import FeatureLoader, FrozenStages, Variant, compute

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..data.augment import Augment
 from ..data.decode import CorruptImage
 from ..data.images import ImageSet
-from ..data.loaders import Crops, Fetched, Loader, Request, Setup
+from ..data.loaders import Loader, Setup
+from ..data.loaders.setup import Crops, Fetched, Request
 from ..data.ops import send
 from ..data.squares import SquareReader
 from ..errors import LongtailError
