@@ -9,7 +9,8 @@ import tracemalloc
 import pytest
 import yaml
 
-from longtail.config import Config, parse_set, validate
+from longtail.assignments import parse_set
+from longtail.config import Config, validate
 from longtail.errors import UsageError
 from longtail.plain_yaml import dump_yaml, load_yaml, read_yaml
 

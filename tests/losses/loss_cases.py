@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtail.losses import bce3s, class_balanced, contrastive, glmc, isda, softmax
+from longtail.losses import bce3s, class_balanced, class_weights, contrastive, glmc, isda, softmax
 from longtail.losses.bce import bce
 from longtail.losses.classifier import ClassifierLoss, LossName
 
@@ -199,7 +199,7 @@ def class_balanced_case(kind: str) -> Case:
     loss = getattr(class_balanced, f"class_balanced_{kind}")
     return Case(
         f"class_balanced_{kind}",
-        lambda logits, y, n: loss(logits, y, class_balanced.effective_number_weights(n, 0.999)),
+        lambda logits, y, n: loss(logits, y, class_weights.effective_number_weights(n, 0.999)),
         class_balanced_loop(kind),
         (logits, labels, COUNTS),
         ("bc", "b", "c"),
@@ -227,7 +227,7 @@ def classifier_case(name: LossName, over: Literal["weights", "batch"]) -> Case:
     """Weighted by class, of images mixed of two."""
 
     def loss(logits: Tensor, labels: Tensor, shares: Tensor, counts: Tensor) -> Tensor:
-        weights = class_balanced.effective_number_weights(counts, 0.999)
+        weights = class_weights.effective_number_weights(counts, 0.999)
         criterion = ClassifierLoss(name, counts, gamma=2, tau=1.5, scale=3, over=over)
         return criterion(logits, labels, shares, weights)
 

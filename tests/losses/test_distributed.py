@@ -12,8 +12,8 @@ from contrast_cases import CONTRAST_CASES
 from loss_cases import CASES, B, C, Case, D
 from torch import Tensor
 
+from longtail import distributed
 from longtail.distributed import all_gather_with_grad, gather_rows, world
-from longtail.losses import distributed
 from longtail.losses.bce3s import draw_class_mask, update_class_memory
 
 RANKS = 2

@@ -49,7 +49,8 @@ def say(text: str) -> None:
 
 def settings_of(method: str, assignments: list[str] | None) -> dict[str, Any]:
     """The --set options as one nested mapping."""
-    from ..config import merge, option_names, parse_set
+    from ..assignments import option_names, parse_set
+    from ..config import merge
     from ..methods import method_class
 
     values: dict[str, Any] = {}

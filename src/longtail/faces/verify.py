@@ -19,8 +19,8 @@ from ..engine.prepare import images_of
 from ..engine.reporter import Reporter
 from ..engine.run import Run
 from ..errors import UsageError
-from ..evaluation import verification as figures
 from ..report.tables import percent
+from . import scores as figures
 from .lists import Pairs, Templates, pair_names, read_bin, read_ijb, read_lfw_pairs
 
 Embed = Callable[[ImageSet], np.ndarray]

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_curve
 
 from longtail.classes import Classes
 from longtail.errors import LongtailError, UsageError
-from longtail.evaluation import verification
+from longtail.faces import scores as verification
 from longtail.faces.scores import (
     accuracy_by_shots,
     fold_accuracy,
