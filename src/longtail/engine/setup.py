@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from ..config import TrainConfig
-from ..errors import UsageError
+from ..errors import LongtailError, UsageError
 from ..hardware import computes_bf16
 from ..memory import keep_freed_memory
 from ..methods.base import Method, Stage
@@ -96,3 +98,21 @@ def set_train_mode(method: Method, stage: Stage) -> None:
     for part in stage.in_train_mode:
         if part in modules:  # single parameters have no mode
             modules[part].train()
+
+
+@contextmanager
+def telling_why_nothing_compiles(compiled: bool) -> Iterator[None]:
+    """Raise `LongtailError` where `torch.compile` fails within."""
+    if not compiled:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise LongtailError(
+            f"train.compile=true, but torch.compile failed: {reason}. It needs a C++ compiler, such as g++: install one, "
+            "or train with train.compile=false."
+        ) from error

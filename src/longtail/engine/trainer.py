@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from itertools import chain
 from typing import Any, cast
@@ -19,7 +19,7 @@ from ..config import Config, TrainConfig, flat, merge, save_yaml, validate
 from ..data.overlap import warn_of_overlap
 from ..data.squares import SquareReader
 from ..data.workers import telling_of_dead_workers
-from ..errors import LongtailError, UsageError, unknown_name
+from ..errors import UsageError, unknown_name
 from ..files import write_text
 from ..finetune.modes import by_depth, describe_learning
 from ..finetune.start import start
@@ -61,7 +61,7 @@ from .reporter import Reporter
 from .results import deployed_parameters, write_results
 from .run import Run, environment, write_json
 from .schedule import learning_rate
-from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train_mode
+from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train_mode, telling_why_nothing_compiles
 from .shards import whole
 from .signals import Interrupted, StopRequest
 from .step import NoUpdate, StepUpdate
@@ -144,7 +144,7 @@ class Trainer:
             start_from(method, Run.open(config.start_from))
         self.boards = Boards(config, self.run, self.progress.lines if resume else None) if self.is_main else None
         try:
-            with StopRequest() as self.stop, _telling_why_nothing_compiles(config.train.compile):
+            with StopRequest() as self.stop, telling_why_nothing_compiles(config.train.compile):
                 for stage in stages:
                     self._fit_stage(stage, state)
                     state = None
@@ -385,24 +385,6 @@ class Trainer:
             self.run.save_checkpoint(state)
         self.fabric.barrier()
         self.saved = time.monotonic()
-
-
-@contextmanager
-def _telling_why_nothing_compiles(compiled: bool) -> Iterator[None]:
-    """Raise `LongtailError` where `torch.compile` fails within."""
-    if not compiled:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        reason = " ".join(str(error).strip().split("\n\n")[0].split())
-        raise LongtailError(
-            f"train.compile=true, but torch.compile failed: {reason}. It needs a C++ compiler, such as g++: install one, "
-            "or train with train.compile=false."
-        ) from error
 
 
 def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
