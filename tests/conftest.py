@@ -25,6 +25,16 @@ def _no_reports():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    """Commands show the log on the terminal that they ran in, which is gone; Weights & Biases replaces sys.exit."""
+    ending = sys.exit
+    yield
+    sys.exit = ending
+    logger = logging.getLogger("longtail")
+    logger.handlers, logger.propagate = [], True
+
+
 @pytest.fixture
 def longtail(monkeypatch, capsys):
     """Run a command in this process; gives its exit code, output and errors."""
@@ -39,10 +49,7 @@ def longtail(monkeypatch, capsys):
             code = end.code or 0
         return code, *capsys.readouterr()
 
-    yield run
-    # Commands show the log on the terminal that they ran in, which is gone.
-    logger = logging.getLogger("longtail")
-    logger.handlers, logger.propagate = [], True
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,9 @@ def test_importing_and_asking_for_help_load_nothing_heavy():
 
 def test_names():
     assert {"train", "evaluate", "load", "resume"} <= set(longtail.__all__)
-    assert all(callable(getattr(longtail, name)) for name in longtail.__all__)
+    modules = {"losses", "mixing", "samplers"}
+    assert all(callable(getattr(longtail, name)) for name in longtail.__all__ if name not in modules)
+    assert all(getattr(longtail, name).__all__ for name in modules)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         longtail.trian  # noqa: B018
 

@@ -531,7 +531,7 @@ def test_a_time_that_is_none(longtail, small_set, minutes):
 @pytest.mark.parametrize("seconds", [0.05, 2])  # before the training has begun, and in its midst
 def test_a_reproduction_whose_time_is_up_says_how_to_go_on(longtail, small_set, tmp_path, seconds):
     words = ["--data", small_set, "--out", tmp_path, "--minutes", seconds / 60, "--epochs", "99999"]
-    for setting in ("imbalance=null", "backbone=resnet8", "accelerator=cpu"):
+    for setting in ("imbalance=null", "mean=null", "std=null", "backbone=resnet8", "accelerator=cpu"):
         words += ["--set", setting]
     code, _, err = longtail("reproduce", "ce/cifar10-lt-100", *words)
     assert code == 128 + signal.SIGTERM

@@ -16,7 +16,7 @@ from longtail.reproduce import run_seeds, summarise
 
 OVERRIDES = {
     "backbone": "resnet8",
-    "data": {"imbalance": None},
+    "data": {"imbalance": None, "mean": None, "std": None},  # of grey images, not CIFAR's
     "train": {"epochs": 2, "batch_size": 16, "warmup_epochs": 0, "accelerator": "cpu"},
 }
 
@@ -59,7 +59,15 @@ def test_a_run_with_other_settings_is_not_taken_for_this_one(small_set, tmp_path
 
 
 def test_command_appends_a_line_and_shows_what_was_reported(small_set, tmp_path, capsys):
-    settings = ("backbone=resnet8", "imbalance=null", "batch_size=16", "warmup_epochs=0", "accelerator=cpu")
+    settings = (
+        "backbone=resnet8",
+        "imbalance=null",
+        "mean=null",
+        "std=null",
+        "batch_size=16",
+        "warmup_epochs=0",
+        "accelerator=cpu",
+    )
     command = ["reproduce", "ce/cifar10-lt-100", "--data", small_set, "--seeds", "1", "--epochs", "1"]
     for setting in settings:
         command += ["--set", setting]

@@ -116,12 +116,17 @@ def train(
     Raises `UsageError` or `LongtailError`.
     """
     overrides["data"] = _data_fields(data)
-    config = complete(make_config(method, recipe, overrides))
-    config = config.model_copy(update={"data": config.data.model_copy(update=_absolute_paths(config.data))})
+    config = resolved(make_config(method, recipe, overrides))
     run = Run(Path(out))
     trainer = Trainer(config, run, reporter)
     with _claimed(run, trainer.is_main), _folder(run, config, trainer.is_main):
         return _fit(trainer)
+
+
+def resolved(config: Config) -> Config:
+    """`config` as a run keeps it: completed by what its images and backbone ask for, its paths absolute."""
+    config = complete(config)
+    return config.model_copy(update={"data": config.data.model_copy(update=_absolute_paths(config.data))})
 
 
 def _absolute_paths(data: DataConfig) -> dict[str, str | None]:
@@ -134,10 +139,9 @@ def _data_fields(data: Any) -> Mapping[str, Any]:
     """The fields of `DataConfig` that `data` means."""
     if isinstance(data, (str, Path)):
         return {"source": str(data)}
-    if isinstance(data, dict) and all(isinstance(name, str) and name in DataConfig.model_fields for name in data):
-        if isinstance(data.get("source", ""), (str, Path)):
-            return data
-        return data | {"source": give(data["source"])}
+    if isinstance(data, dict) and not any(hasattr(part, "features") for part in data.values()):
+        given = data.get("source", "")  # fields, of which the source may be a data set
+        return data if isinstance(given, (str, Path)) else data | {"source": give(given)}
     return {"source": give(data)}
 
 

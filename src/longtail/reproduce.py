@@ -45,7 +45,7 @@ def run_seeds(
         run = run_of_seed(name, seed, out)
         laid = merge({"train": {"authors_protocol": True}, "data": {"source": data}}, merge(overrides, {"seed": seed}))
         if run.config_file.exists():
-            _check_settings(run, api.make_config(method, setting, laid))
+            _check_settings(run, api.resolved(api.make_config(method, setting, laid)))
         results.append(
             api.go_on(run.path, reporter) or api.train(method, recipe=setting, out=run.path, reporter=reporter, **laid)
         )

@@ -68,7 +68,15 @@ def test_run_folder(photos, tmp_path):
     run = tmp_path / "run"
     results = train(run, photos, epochs=3, eval_every=2, seed=5)
     assert {path.name for path in run.iterdir()} == {
-        *("config.yaml", "environment.json", "metrics.jsonl", "last.ckpt", "results.json", "predictions.parquet"),
+        *(
+            "config.yaml",
+            "environment.json",
+            "metrics.jsonl",
+            "last.ckpt",
+            "previous.ckpt",
+            "results.json",
+            "predictions.parquet",
+        ),
         *("model.safetensors", "model.json", "log.txt", "tensorboard"),
     }
     assert json.loads((run / "results.json").read_text()) == results

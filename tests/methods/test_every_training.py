@@ -76,7 +76,9 @@ def settings(name: str, images: Path) -> dict[str, Any]:
     train = {"epochs": 2, "batch_size": 16, "accelerator": "cpu", "precision": "bf16", "lr": 0.01, "eval_every": 9}
     options = {"augment": "weak"} if "augment" in method_class(name).Options.model_fields else {}
     data = {"source": str(images), "validation": 0.2, "loader": "resident"}
-    return {"data": data, "backbone": "resnet8", "report": False, "train": train, "options": options}
+    # LIFT puts modules into the blocks of a vision transformer.
+    backbone = "timm:test_vit" if name == "lift" else "resnet8"
+    return {"data": data, "backbone": backbone, "report": False, "train": train, "options": options}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -59,7 +59,7 @@ def test_linear_classifier_starts_from_kaiming_normal():
 
 def test_mlp():
     with_norm, without = mlp(6, 8, 3, norm=True), mlp(6, 8, 3, norm=False)
-    assert sum(p.numel() for p in with_norm.parameters()) == 6 * 8 + 2 * 8 + 8 * 3 + 3
+    assert sum(p.numel() for p in with_norm.parameters()) == 6 * 8 + 8 + 2 * 8 + 8 * 3 + 3
     assert sum(p.numel() for p in without.parameters()) == 6 * 8 + 8 + 8 * 3 + 3
     x = torch.randn(5, 6)
     first, last = without[0], without[-1]

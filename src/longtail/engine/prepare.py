@@ -135,7 +135,8 @@ def build_loaders(config: DataConfig, subset: Subset, fabric: Fabric, channels: 
         if values is not None and len(values) != channels:
             raise UsageError(
                 f"data.{name} has {len(values)} values, but the images of {subset.train.name} are "
-                f"{'grey' if channels == 1 else 'RGB'}: give {channels}, one for each channel."
+                f"{'grey' if channels == 1 else 'RGB'}: give {channels}, one for each channel, "
+                "or have them measured: --set mean=null --set std=null."
             )
     train = build_split(subset.train, config, fabric, channels, config.mean, config.std)
     classes = Classes.from_labels(subset.classes.names, train.labels)
