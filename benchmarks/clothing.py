@@ -4,9 +4,9 @@
     python -m benchmarks.clothing --data CLOTHING --only head-ce sklearn-balanced
 
 CLOTHING has train.csv and test.csv (columns path, label, sender; no sender in both) and the images. Every run is of the
-same backbone; what differs is the loss and what of the backbone learns. Settings were chosen on senders held out of
-train.csv, never on test.csv. Runs that are finished are kept and those that were stopped go on; every call adds what is
-finished to benchmarks/results/clothing.{json,md}.
+same backbone; what differs is the loss and what of the backbone learns. The settings of the head runs were chosen on
+senders held out of train.csv, those of the others on no images, and none on test.csv. Runs that are finished are kept
+and those that were stopped go on; every call adds what is finished to benchmarks/results/clothing.{json,md}.
 """
 
 from __future__ import annotations
@@ -178,6 +178,8 @@ def write_table(fresh: Sequence[Row]) -> str:
         f"- data: clothing (CC0), 17 classes of 951 to 15 training images, {data['train_images']:,} training and "
         f"{data['test_images']} test images, no sender in both",
         "- network: tf_efficientnet_lite0, trained on ImageNet, but for `scratch`; 224 px; last epoch, no test-time augmentation",
+        "- settings: those of `head-` rows were chosen on senders held out of training, those of others on no "
+        "images; none on test images",
         "- class-balanced: the mean of the classes' accuracies, in %, mean ± standard deviation over seeds. Another test set of "
         f"this size (classes of 4 to 60 images) would move it by a standard error of {100 * statistics.mean(errors):.1f} points; "
         "rows are compared on the same images, so that their difference moves less",

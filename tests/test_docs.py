@@ -93,6 +93,19 @@ def headline(name: str) -> str:
     return facts + "\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in kept)
 
 
+def photographs(name: str) -> str:
+    """Of a benchmark's Markdown the accuracies of classifiers on frozen features, scikit-learn's among them."""
+    text = (RESULTS / f"{name}.md").read_text()
+    facts = [line for line in text.splitlines() if line.startswith(("- data: ", "- machine: "))]
+    found = re.findall(r"^\| (head-|sklearn)(.*?) \| (\d+) \| (.*?) \| (.*?) \|", text, re.MULTILINE)
+    rows = [
+        (f"scikit-learn{kind_of}" if kind == "sklearn" else kind_of, seeds, balanced, top1)
+        for kind, kind_of, seeds, balanced, top1 in found
+    ]
+    header = ["| classifier | seeds | class-balanced | top-1 |", "|---|---:|---:|---:|"]
+    return "\n".join([*facts, "", *header, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
 def throughput_table(record: dict[str, Any]) -> list[tuple[str, ...]]:
     columns = "method, network|bare|loop|loop / bare|loop / plain loop|evaluation / loop|share of matrix peak"
     header = tuple(columns.split("|"))
@@ -225,8 +238,8 @@ def fill(page: str) -> str:
         head, kind, name, end = match.groups()
         if kind == "results":  # written by a benchmark
             return head + (RESULTS / f"{name}.md").read_text().partition("\n\n")[2] + end
-        if kind == "headline":
-            return head + headline(name) + end
+        if kind in ("headline", "photographs"):
+            return head + {"headline": headline, "photographs": photographs}[kind](name) + end
         sections = {model.__name__: model for model in (Config, DataConfig, TrainConfig, FinetuneConfig)}
         if kind in MEASURED:
             rows = MEASURED[kind](json.loads((RESULTS / f"{name}.json").read_text()))

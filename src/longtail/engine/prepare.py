@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from ..classes import Classes
 from ..config import Config, DataConfig, validate
@@ -28,6 +27,9 @@ from ..methods.base import Method, Stage
 from ..models import Backbone, build_backbone
 from ..seeding import derive_seed
 from .run import Run
+
+if TYPE_CHECKING:  # a report needs no Fabric, which takes a second to import
+    from lightning_fabric import Fabric
 
 logger = logging.getLogger("longtail")
 

@@ -22,7 +22,8 @@ logger = logging.getLogger("longtail")
 SMALL = 64  # pixels: images up to this side are what the papers' small networks are for
 # What is downloaded where no weights are on the machine: by device, small for a CPU.
 DOWNLOADED = {"cpu": "tf_efficientnet_lite0.in1k", "cuda": "convnext_tiny.in12k_ft_in1k", "mps": "resnet50.a1_in1k"}
-# By mode: what held-out senders of the clothing photographs were best with, see benchmarks/clothing.py.
+# By mode. That of "head" was best with held-out senders of the clothing photographs (benchmarks/clothing.py); those of
+# "partial" and "full" are customary values, which no images chose.
 OPTIMISATION: dict[str, dict[str, Any]] = {
     "head": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.01, "batch_size": 128, "epochs": 20},
     "partial": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "batch_size": 64, "epochs": 10},
