@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import Section, validate
 from ..errors import LongtailError, UsageError
-from ..files import read_json
+from ..files import check_regular, read_json
 
 FILE = "calibration.json"
 Prior = str | Mapping[str, float]
@@ -101,10 +101,13 @@ def _more(names: list[str]) -> str:
 
 def _read_csv(path: Path) -> dict[str, float]:
     try:
+        check_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as handle:
             rows = [row for row in csv.reader(handle) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = (
+            "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
+        )
         raise UsageError(
             f"Cannot read the class mix '{path}': {reason}. Give uniform, train, estimate, or a CSV of class,share."
         ) from error
