@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 SHOTS = ("many", "medium", "few")
+SHOT_MEANINGS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}  # training images
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def inspect(
     classes_at: ClassesAt = None,
     splits: SplitsOption = None,
     png: Annotated[Path | None, typer.Option(help="Save the class-frequency curve here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a page here too, with images of the classes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Classes, counts, imbalance, shots, image sizes, duplicates and unreadable files of a source."""
@@ -47,6 +48,7 @@ def inspect(
     from ..data.sources import open_source
     from ..report.console import LiveReporter, log_to_console
     from ..report.inspection import render, save_curve
+    from ..report.inspection_page import write_inspection
 
     log_to_console(errors)
     opened = open_source(source, **reading(test, root, image_column, label_column, suffix, classes_at, splits))
@@ -58,6 +60,9 @@ def inspect(
         typer.echo(json.dumps(inspection.to_dict(), indent=2))
     else:
         console.print(render(inspection), markup=True)  # it escapes the names itself
+    if out is not None:
+        write_inspection(inspection, opened.named(), source, out)
+        errors.print(f"Page: {out}", soft_wrap=True, markup=False)
     if png is not None:
         save_curve(inspection, png)
         errors.print(f"Saved the class-frequency curve as {png}.", soft_wrap=True)

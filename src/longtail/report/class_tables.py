@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..classes import SHOTS
+from ..classes import SHOT_MEANINGS, SHOTS
 from ..evaluation.bias import groups, taken_for
 from ..evaluation.confidence import reliability, thresholds
 from ..evaluation.intervals import mean_interval, wilson
@@ -82,8 +82,7 @@ def tiles(predictions: Predictions) -> list[tuple[str, str, str]]:
 
 def shots_table(predictions: Predictions) -> dict[str, Any]:
     counts, tested = np.array(predictions.classes.counts), predictions.tested > 0
-    meaning = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}
-    groups_of = {f"{shot} ({meaning[shot]} training images)": predictions.shots == shot for shot in SHOTS}
+    groups_of = {f"{shot} ({SHOT_MEANINGS[shot]} training images)": predictions.shots == shot for shot in SHOTS}
     order = np.argsort(np.where(tested, predictions.accuracy, np.inf), kind="stable")
     worst = np.zeros(len(counts), bool)
     worst[order[: -(-int(tested.sum()) // 10)]] = True

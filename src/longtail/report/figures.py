@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..classes import SHOTS
+from ..classes import SHOTS, Classes
 from ..evaluation.bias import shifted_accuracy
 from ..evaluation.confidence import reliability, risk_coverage
 from ..evaluation.intervals import wilson
@@ -144,14 +144,46 @@ def frequency(predictions: Predictions) -> Figure:
         )
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "line": {"dash": "dot", "width": 1}}
     line["line"] |= {"color": "var(--text)"}  # type: ignore[operator]
-    axis: dict[str, Any] = {"title": "class, by training images"}
-    if len(order) <= 30:
-        names = [_short(predictions.classes.names[c]) for c in order]
-        axis |= {"tickvals": rank.tolist(), "ticktext": names, "tickangle": -40, "ticklabeloverflow": "allow"}
-        axis.pop("title")
+    axis = _named_axis([predictions.classes.names[c] for c in order])
     return _figure(
         data, axis, {"title": "predicted / true", "rangemode": "tozero"}, shapes=[line], bargap=0.2, barmode="overlay"
     )
+
+
+def training_counts(classes: Classes) -> Figure:
+    """Training images of each class, most first, on a log axis; a class without any is not on it."""
+    counts = np.array(classes.counts)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    rank, shots = np.arange(1, len(order) + 1), np.array(classes.shots)[order]
+    few = len(order) <= MOST_BARS
+    data = []
+    for shot in SHOTS:
+        members = np.flatnonzero(shots == shot)
+        if len(members):
+            data.append(
+                {
+                    "type": "bar" if few else "scatter",
+                    **({} if few else {"mode": "markers"}),
+                    "name": shot,
+                    "x": rank[members].tolist(),
+                    "y": counts[order[members]].tolist(),
+                    "marker": {"color": _COLOURS[shot]} | ({} if few else {"size": 4}),
+                    "customdata": [escape(classes.names[c]) for c in order[members].tolist()],
+                    "hovertemplate": "<b>%{customdata}</b><br>%{y:,} training images<extra></extra>",
+                }
+            )
+    axis = _named_axis([classes.names[c] for c in order])
+    y = {"title": "training images", "type": "log", "tickvals": TICKS}
+    return _figure(data, axis, y, bargap=0.2, barmode="overlay")
+
+
+def _named_axis(names: Sequence[str]) -> dict[str, Any]:
+    """Of classes by training images, at 1, 2, ...: with their names where these are few enough to be read."""
+    if len(names) > 30:
+        return {"title": "class, by training images"}
+    places = list(range(1, len(names) + 1))
+    return {"tickvals": places, "ticktext": list(map(_short, names)), "tickangle": -40, "ticklabeloverflow": "allow"}
 
 
 def _short(name: str, length: int = 18) -> str:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..classes import SHOTS
+from ..classes import SHOT_MEANINGS, SHOTS
 from ..data.inspect import EXAMPLES, Inspection, SplitInspection
 
 _BARS = 24  # rows of the curve in the terminal
@@ -26,9 +26,9 @@ def render(inspection: Inspection) -> RenderableType:
     return Group(*(table for table in tables if table is not None))
 
 
-def _summary(inspection: Inspection) -> Table:
+def summary(inspection: Inspection) -> list[tuple[str, ...]]:
+    """What was measured of each split: a row's name, and a text for each split."""
     splits = inspection.splits()
-    table = Table("", *splits)
     rows: dict[str, Callable[[SplitInspection], str]] = {
         "images": lambda s: f"{s.images:,}",
         "classes": lambda s: f"{sum(n > 0 for n in s.counts):,}",
@@ -45,13 +45,19 @@ def _summary(inspection: Inspection) -> Table:
         "look like another": lambda s: f"{s.similar:,}",
         "unreadable": lambda s: _count(s.unreadable),
     }
-    for name, value in rows.items():
-        table.add_row(name, *map(value, splits.values()))
+    found = [(name, *map(value, splits.values())) for name, value in rows.items()]
     for overlap in inspection.overlaps:
-        for how, count in (("are", _count(overlap.same)), ("look like", f"{overlap.similar:,}")):
-            table.add_row(
-                f"{how} {overlap.first} images", *(count if name == overlap.second else "" for name in splits)
-            )
+        for how, count in (("are", overlap.same), ("look like", overlap.similar)):
+            cells = (_count(count) if name == overlap.second else "" for name in splits)
+            found.append((f"{how} {overlap.first} images", *cells))
+    return found
+
+
+def _summary(inspection: Inspection) -> Table:
+    table = Table("", *inspection.splits())
+    for name, *cells in summary(inspection):
+        wrong = name.startswith(("exact duplicates", "unreadable", "are "))
+        table.add_row(name, *(f"[bold red]{cell}[/]" if wrong and cell not in ("", "0") else cell for cell in cells))
     return table
 
 
@@ -63,15 +69,14 @@ def _range(spread: tuple[int, int, int] | None) -> str:
 
 
 def _count(number: int, part: int = 0, of_them: str = "") -> str:
-    text = f"{number:,}" + (f" ({part:,} {of_them})" if part else "")
-    return f"[bold red]{text}[/]" if number else text
+    return f"{number:,}" + (f" ({part:,} {of_them})" if part else "")
 
 
 def _shots(inspection: Inspection) -> Table:
     table = Table("shots", "images of a class", "classes", "training images")
-    for shot, meaning in zip(SHOTS, ("more than 100", "20 to 100", "fewer than 20"), strict=True):
+    for shot in SHOTS:
         classes, images = inspection.shots[shot]
-        table.add_row(f"[{_COLOURS[shot]}]{shot}[/]", meaning, f"{classes:,}", f"{images:,}")
+        table.add_row(f"[{_COLOURS[shot]}]{shot}[/]", SHOT_MEANINGS[shot], f"{classes:,}", f"{images:,}")
     return table
 
 
