@@ -323,7 +323,7 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
         "api.load",
         "api.push_to_hub",
         "data.sources.open_source",
-        "verify.verify",
+        "faces.verify.verify",
         "report.run_report.write_report",
         "report.comparison.compare",
     )
