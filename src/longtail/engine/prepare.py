@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,8 +203,14 @@ def build_split(
 
 
 def method_options(config: Config) -> Any:
-    """The method's hyper-parameters, checked. Raises `UsageError`."""
-    return validate(method_class(config.method).Options, config.options, f"options of {config.method}")
+    """The method's hyper-parameters, checked once however often they are asked for. Raises `UsageError`."""
+    cls: Any = method_class(config.method)
+    return _checked_options(cls, config.method, json.dumps(config.options, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _checked_options(cls: Any, name: str, options: str) -> Any:
+    return validate(cls.Options, json.loads(options), f"options of {name}")
 
 
 def stages_of(config: Config) -> list[Stage]:

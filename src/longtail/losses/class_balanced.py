@@ -20,6 +20,7 @@ def class_balanced_bce(
     `class_mask`: bool [C], the classes summed over (None: all). With a mask it is the loss of BCE3S's second stage.
 
     >>> logits, labels = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    >>> from longtail.losses import effective_number_weights
     >>> class_balanced_bce(logits, labels, effective_number_weights(torch.tensor([90, 9, 1]), beta=0.99))
     tensor(0.2672)
     """
