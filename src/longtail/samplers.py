@@ -7,7 +7,8 @@
         ...
 
 Each is seeded, draws anew in each epoch, and gives each process of a distributed run its own part. They take a data set, whose
-labels they find without reading its images (see `labels_of`), or the labels themselves.
+labels they find without reading its images (see `labels_of`), or the labels themselves; and the keywords `seed`, `samples`,
+`rank` and `world_size` of their base class.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ class _LongTailSampler(Sampler[int]):
         self,
         data: Any,
         stream: Stream,
-        seed: int,
-        samples: int | None,
-        rank: int | None,
-        world_size: int | None,
+        *,
         epochs: int = 1,
+        seed: int = 0,
+        samples: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         labels = labels_of(data)
         if not len(labels):
@@ -91,16 +93,8 @@ class BalancedSampler(_LongTailSampler):
     (100, True)
     """
 
-    def __init__(
-        self,
-        data: Any,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
-        super().__init__(data, _stream("balanced"), seed, samples, rank, world_size)
+    def __init__(self, data: Any, **shared: Any) -> None:
+        super().__init__(data, _stream("balanced"), **shared)
 
 
 class PowerSampler(_LongTailSampler):
@@ -110,17 +104,8 @@ class PowerSampler(_LongTailSampler):
     True
     """
 
-    def __init__(
-        self,
-        data: Any,
-        q: float,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
-        super().__init__(data, _stream("power", q=q), seed, samples, rank, world_size)
+    def __init__(self, data: Any, q: float, **shared: Any) -> None:
+        super().__init__(data, _stream("power", q=q), **shared)
 
 
 class SquareRootSampler(_LongTailSampler):
@@ -130,16 +115,8 @@ class SquareRootSampler(_LongTailSampler):
     4
     """
 
-    def __init__(
-        self,
-        data: Any,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
-        super().__init__(data, _stream("square_root"), seed, samples, rank, world_size)
+    def __init__(self, data: Any, **shared: Any) -> None:
+        super().__init__(data, _stream("square_root"), **shared)
 
 
 class ProgressiveSampler(_LongTailSampler):
@@ -152,17 +129,8 @@ class ProgressiveSampler(_LongTailSampler):
     True
     """
 
-    def __init__(
-        self,
-        data: Any,
-        epochs: int,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
-        super().__init__(data, _stream("progressive"), seed, samples, rank, world_size, epochs)
+    def __init__(self, data: Any, epochs: int, **shared: Any) -> None:
+        super().__init__(data, _stream("progressive"), epochs=epochs, **shared)
 
 
 class EffectiveNumberSampler(_LongTailSampler):
@@ -173,19 +141,10 @@ class EffectiveNumberSampler(_LongTailSampler):
     4
     """
 
-    def __init__(
-        self,
-        data: Any,
-        beta: float = 0.9999,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
+    def __init__(self, data: Any, beta: float = 0.9999, **shared: Any) -> None:
         if not 0 < beta < 1:
             raise UsageError(f"beta is {beta:g}; expected more than 0 and less than 1, usually 0.9 to 0.9999.")
-        super().__init__(data, _stream("effective_number", beta=beta), seed, samples, rank, world_size)
+        super().__init__(data, _stream("effective_number", beta=beta), **shared)
 
 
 class ClassAwareSampler(_LongTailSampler):
@@ -197,16 +156,7 @@ class ClassAwareSampler(_LongTailSampler):
     [4, 4, 4, 5, 5, 5]
     """
 
-    def __init__(
-        self,
-        data: Any,
-        per_class: int = 4,
-        *,
-        seed: int = 0,
-        samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
+    def __init__(self, data: Any, per_class: int = 4, **shared: Any) -> None:
         if per_class < 1:
             raise UsageError(f"per_class is {per_class}; expected 1 or more.")
-        super().__init__(data, _stream("class_aware", per_class=per_class), seed, samples, rank, world_size)
+        super().__init__(data, _stream("class_aware", per_class=per_class), **shared)
