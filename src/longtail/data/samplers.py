@@ -132,35 +132,37 @@ def class_aware_draws(classes: ClassIndex, per_class: int, first: int, count: in
     draws = torch.arange(first, first + count)
     visit, image = draws // per_class, draws % per_class
     cycle, position = visit // len(present), visit % len(present)
-    orders = {int(c): _shuffled(present, seed, "classes", int(c)) for c in cycle.unique()}
-    labels = torch.empty(count, dtype=torch.int64)
-    for c, order in orders.items():
-        here = cycle == c
-        labels[here] = order[position[here]]
+    cycles = torch.arange(int(cycle[0]), int(cycle[-1]) + 1)
+    orders = _shuffled(present.repeat(len(cycles)), cycles.repeat_interleave(len(present)), ~seed)
+    labels = orders.view(len(cycles), -1)[cycle - cycles[0], position]
     # A class is visited once a cycle: the cycle says how many of its images came before.
     shown = cycle * per_class + image
     rounds, place = shown // classes.counts[labels], shown % classes.counts[labels]
     return _in_shuffled_rounds(classes, labels, rounds, place, seed)
 
 
-def _shuffled(values: Tensor, seed: int, *place: int | str) -> Tensor:
-    return values[torch.randperm(len(values), generator=generator(seed, *place))]
+def _shuffled(values: Tensor, rounds: Tensor, seed: int, segment: Tensor | None = None) -> Tensor:
+    """`values` in a random order within each of `rounds` (or, where rounds are of several classes, each `segment`), which
+    stand one after the other: sorted by hashes of value and round, for all at once."""
+    salt = np.uint64(seed & (2**64 - 1))
+    with np.errstate(over="ignore"):
+        keys = _hash(values.numpy().astype(np.uint64) ^ _hash(rounds.numpy().astype(np.uint64) + salt))
+    order = np.lexsort((keys, (rounds if segment is None else segment).numpy()))
+    return values[torch.from_numpy(order)]
 
 
 def _in_shuffled_rounds(classes: ClassIndex, labels: Tensor, rounds: Tensor, place: Tensor, seed: int) -> Tensor:
     """For each draw the image at `place` of the shuffled order in which `rounds` goes through the class `labels`.
 
-    The orders follow from sorting hashes of (class, round, image), for all classes at once.
+    For all classes at once.
     """
     pairs, which = torch.stack((labels, rounds), dim=1).unique(dim=0, return_inverse=True)
     sizes = classes.counts[pairs[:, 0]]
     starts = sizes.cumsum(0) - sizes
     segment = torch.repeat_interleave(torch.arange(len(pairs)), sizes)
     within = torch.arange(len(segment)) - starts[segment]
-    images = classes.order[classes.offsets[pairs[segment, 0]] + within].numpy()
-    keys = _hash(images.astype(np.uint64) ^ _hash(pairs[segment, 1].numpy().astype(np.uint64) + np.uint64(seed)))
-    shuffled = images[np.lexsort((keys, segment.numpy()))]
-    return torch.from_numpy(shuffled)[starts[which] + place]
+    images = classes.order[classes.offsets[pairs[segment, 0]] + within]
+    return _shuffled(images, pairs[segment, 1], seed, segment)[starts[which] + place]
 
 
 def _hash(numbers: np.ndarray) -> np.ndarray:
