@@ -128,7 +128,7 @@ def test_what_is_no_image(run, image, found):
 def test_what_is_scored_is_said_once(run, small_set):
     with pytest.raises(UsageError, match="leave --split out"):
         longtail.evaluate(run, data=small_set, split="train")
-    with pytest.raises(UsageError, match="--root says where the files of --data are"):
+    with pytest.raises(UsageError, match="How to read --data is said"):
         longtail.evaluate(run, root="photos")
 
 

@@ -521,6 +521,31 @@ def test_eval(longtail, trained, tmp_path):
     assert told(err, "20 x 20 pixels.*12 x 12")
 
 
+@pytest.mark.parametrize("command", ["eval", "calibrate"])
+def test_other_images_are_read_with_the_options_of_a_training(longtail, trained, tmp_path, command):
+    rows = [f"test/{name}/{i},x,{name}" for name in ("red", "green", "blue") for i in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["photo,label,colour", *rows, "test/red/0,x, red"]) + "\n")
+    words = [command, trained / "run", "--data", tmp_path / "t.csv", "--root", trained / "photos", "--suffix", ".png"]
+    code, out, err = longtail(*words, "--image-column", "photo", "--label-column", "colour")
+    assert code == 0, err
+    assert "7 images of csv:" in out
+    assert "white space around 1 labels" in err  # what the reader had to say is said
+    code, _, err = longtail(*words, "--image-column", "photo")
+    assert code == 2
+    assert told(err, "Class 'x' .*is not a class of the model")
+    code, out, _ = longtail(
+        command, trained / "run", "--data", trained / "photos", "--classes-at", "leaf", "--splits", "train=train"
+    )
+    assert code == 0
+    assert "24 images of folder:" in out
+    code, _, err = longtail(command, trained / "run", "--classes-at", "top", "--data", "x")
+    assert code == 2
+    assert told(err, "--classes-at takes 1, 2, ... or leaf; found 'top'")
+    code, _, err = longtail(command, trained / "run", "--root", "x", "--image-column", "y")
+    assert code == 2
+    assert told(err, "How to read --data is said (--root and --image-column), but not --data")
+
+
 @pytest.mark.parametrize("minutes", ["-1", "0", "nan"])
 def test_a_time_that_is_none(longtail, small_set, minutes):
     code, _, err = longtail("reproduce", "ce/cifar10-lt-100", "--data", small_set, "--minutes", minutes)

@@ -45,3 +45,22 @@ class PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log lines above the progress bar; whole, however narrow the terminal."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(Text(record.getMessage()), soft_wrap=True)
+
+
+def log_to_console(console: Console, level: int = logging.INFO) -> None:
+    """Show the project's log lines of `level` and above on `console`."""
+    logger = logging.getLogger("longtail")
+    logger.handlers = [_ConsoleHandler(console)]
+    logger.setLevel(level)
+    logger.propagate = False

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .app import app
-from .shared import console, say
+from .shared import console, reads_source, say
 
 if TYPE_CHECKING:
     from ..engine.calibration import Calibration
 
 
 @app.command(epilog="Example: [bold]longtail calibrate runs/mine --precision 0.95 --reject 0.05[/]")
+@reads_source
 def calibrate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     data: Annotated[str | None, typer.Option(help="Labelled images that the run was not trained on.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    *,
+    reading: dict[str, Any],
     split: Annotated[str | None, typer.Option(help="Of the run's own images (default: val, those held out).")] = None,
     prior: Annotated[
         str | None, typer.Option(help="The class mix in use: uniform, train, or a CSV of class,share.")
@@ -39,13 +41,13 @@ def calibrate(
     result = api.calibrate(
         run,
         data=data,
-        root=root,
         split=split,
         prior=prior,
         precision=precision,
         recall=recall,
         reject=reject,
         unknown=unknown or (),
+        **reading,
     )
     _show(result, api.load(run).classes)
     say(f"Saved as {run / 'calibration.json'}: predict, export and serve use it from now on.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..printable import log_to_console
 from .app import data_app
-from .shared import ClassesAt, ImageColumn, LabelColumn, Root, SplitsOption, Suffix, console, errors, reading, say
+from .shared import console, errors, reads_source, say
 
 SOURCES = """Sources, found from a path or written kind:path:
 
@@ -28,15 +29,12 @@ SOURCES = """Sources, found from a path or written kind:path:
 
 
 @data_app.command(epilog=SOURCES.replace("\n", "\n\n"))
+@reads_source
 def inspect(
     source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
-    root: Root = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    suffix: Suffix = None,
-    classes_at: ClassesAt = None,
-    splits: SplitsOption = None,
+    *,
+    reading: dict[str, Any],
     png: Annotated[Path | None, typer.Option(help="Save the class-frequency curve here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write a page here too, with images of the classes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -46,12 +44,12 @@ def inspect(
 
     from ..data.inspect import inspect_source
     from ..data.sources import open_source
-    from ..report.console import LiveReporter, log_to_console
+    from ..report.console import LiveReporter
     from ..report.inspection import render, save_curve
     from ..report.inspection_page import write_inspection
 
     log_to_console(errors)
-    opened = open_source(source, **reading(test, root, image_column, label_column, suffix, classes_at, splits))
+    opened = open_source(source, test=test, **reading)
     reporter = LiveReporter(errors)
     reporter.begin("reading images", sum(map(len, opened.named().values())))
     inspection = inspect_source(opened, reporter.advance)
@@ -69,25 +67,22 @@ def inspect(
 
 
 @data_app.command(epilog="Example: [bold]longtail data convert cifar100:~/cifar-100-python --to parquet cifar100[/]")
+@reads_source
 def convert(
     source: Annotated[str, typer.Argument(help="A path, or kind:path.")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
     to: Annotated[str, typer.Option(help="parquet (keeps all), folder (a folder per class) or list (class numbers).")],
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
-    root: Root = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    suffix: Suffix = None,
-    classes_at: ClassesAt = None,
-    splits: SplitsOption = None,
+    *,
+    reading: dict[str, Any],
 ) -> None:
     """Write a source in another form: every split, the images' own bytes."""
     from ..data import convert as conversion
     from ..data.sources import open_source
-    from ..report.console import LiveReporter, log_to_console
+    from ..report.console import LiveReporter
 
     log_to_console(errors)
-    opened = open_source(source, **reading(test, root, image_column, label_column, suffix, classes_at, splits))
+    opened = open_source(source, test=test, **reading)
     reporter = LiveReporter(errors)
     reporter.begin("writing images", sum(map(len, opened.named().values())))
     try:

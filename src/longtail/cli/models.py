@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import LongtailError, UsageError
+from ..printable import log_to_console
 from .app import app
-from .shared import console, errors, say
+from .shared import console, errors, reads_source, say
 
 
 @app.command("eval", epilog="Example: [bold]longtail eval runs/mine --data photos/test[/]")
+@reads_source
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     data: Annotated[str | None, typer.Option(help="Other images to score, with the same classes.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder that a list's or CSV's paths are relative to.")] = None,
+    *,
+    reading: dict[str, Any],
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val).")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also show every class.")] = False,
     geometry: Annotated[bool, typer.Option("--geometry", help="Also measure features and classifier.")] = False,
@@ -35,7 +38,8 @@ def evaluate(
     from ..engine.run import write_json
     from ..report.tables import class_table, experts_table, geometry_tables, metrics_table, mistake_tables
 
-    result = api.evaluate(run, data=data, root=root, split=split, geometry=geometry, aggregate=aggregate)
+    log_to_console(errors)
+    result = api.evaluate(run, data=data, split=split, geometry=geometry, aggregate=aggregate, **reading)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -83,7 +87,6 @@ def predict(
     """Classify images: one line each, with probabilities. Streams, however many there are."""
     from ..api import load
     from ..predictions import predict_files, write_predictions
-    from ..report.console import log_to_console
 
     if form not in ("csv", "jsonl"):
         raise UsageError(f"--format is csv or jsonl, not '{form}'.")

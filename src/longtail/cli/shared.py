@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +16,7 @@ import typer
 from rich.text import Text
 
 from ..errors import LongtailError, UsageError
-from ..printable import PrintableConsole
+from ..printable import PrintableConsole, log_to_console
 
 # Of the processes that train one run together, the first speaks for all (errors are told by whoever meets them).
 # Names of files and classes may hold [brackets] and :colons:, which must not be taken for styles and emoji.
@@ -25,8 +29,11 @@ errors = PrintableConsole(stderr=True, markup=False, emoji=False, highlight=Fals
 def run(program: Callable[[], object]) -> None:
     """Call `program`; end with 0, 1 (the work failed), 2 (the request was wrong) or 128 + signal.
 
-    What a user can mend is said in one message, without a traceback.
+    What a user can mend is said in one message, without a traceback. Warnings of the log are shown, where a command does not
+    show the whole; Pillow's remarks on files, which it puts on the terminal as they are, are not: ours say what matters.
     """
+    log_to_console(errors, logging.WARNING)
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         program()
     except LongtailError as error:
@@ -59,43 +66,54 @@ def settings_of(method: str, assignments: list[str] | None) -> dict[str, Any]:
     return values
 
 
-Root = Annotated[str | None, typer.Option(help="Folder that the paths in a list, table or JSON file are relative to.")]
-ImageColumn = Annotated[str | None, typer.Option(help="A table's column of images (default: by its usual names).")]
-LabelColumn = Annotated[str | None, typer.Option(help="A table's column of labels (default: by its usual names).")]
-Suffix = Annotated[str | None, typer.Option(help="What the paths in a list or table lack, such as .jpg.")]
-ClassesAt = Annotated[
-    str | None,
-    typer.Option(metavar="LEVEL", help="Which of nested folders are classes: 1 (the uppermost), 2, ... or leaf."),
-]
-SplitsOption = Annotated[
-    str | None, typer.Option(help="Which parts are splits: train=NAME,val=NAME,test=NAME, or none (default: by name).")
-]
+# How a source is to be read: the options of every command that opens one, named as the fields of `DataConfig`.
+_READING: dict[str, Any] = {
+    "root": Annotated[
+        str | None, typer.Option(help="Folder that the paths in a list, table or JSON file are relative to.")
+    ],
+    "image_column": Annotated[
+        str | None, typer.Option(help="A table's column of images (default: by its usual names).")
+    ],
+    "label_column": Annotated[
+        str | None, typer.Option(help="A table's column of labels (default: by its usual names).")
+    ],
+    "suffix": Annotated[str | None, typer.Option(help="What the paths in a list or table lack, such as .jpg.")],
+    "classes_at": Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", help="Which of nested folders are classes: 1 (the uppermost), 2, ... or leaf."),
+    ],
+    "splits": Annotated[
+        str | None,
+        typer.Option(help="Which parts are splits: train=NAME,val=NAME,test=NAME, or none (default: by name)."),
+    ],
+}
 
 
-def reading(
-    test: str | None,
-    root: str | None,
-    image_column: str | None,
-    label_column: str | None,
-    suffix: str | None,
-    classes_at: str | None,
-    splits: str | None,
-) -> dict[str, Any]:
-    """How a source is to be read, as the fields of `DataConfig`; only what was given."""
-    level: str | int | None = classes_at
-    if classes_at is not None and classes_at != "leaf":
-        if not classes_at.isdecimal():
-            raise UsageError(f"--classes-at takes 1, 2, ... or leaf; found '{classes_at}'.")
-        level = int(classes_at[:5])
-    return given(
-        test=test,
-        root=root,
-        image_column=image_column,
-        label_column=label_column,
-        suffix=suffix,
-        classes_at=level,
-        splits=splits,
-    )
+def reads_source(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` these options in place of its parameter `reading`, which is handed those that were given."""
+    signature = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _READING.items()
+    ]
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += (
+            options if parameter.name == "reading" else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        )
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        level = values["classes_at"]
+        if level not in (None, "leaf"):
+            if not level.isdecimal():
+                raise UsageError(f"--classes-at takes 1, 2, ... or leaf; found '{level}'.")
+            values["classes_at"] = int(level[:5])
+        command(reading=given(**{name: values.pop(name) for name in _READING}), **values)
+
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
 
 
 def given(**options: Any) -> dict[str, Any]:

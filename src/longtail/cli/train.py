@@ -14,21 +14,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import LongtailError, UsageError, unknown_name
+from ..printable import log_to_console
 from .app import app
-from .shared import (
-    ClassesAt,
-    ImageColumn,
-    LabelColumn,
-    Root,
-    SplitsOption,
-    Suffix,
-    console,
-    default_out,
-    given,
-    reading,
-    say,
-    settings_of,
-)
+from .shared import console, default_out, given, reads_source, say, settings_of
 
 AUTO_METHOD = "balanced_softmax"  # what auto trains where no budget lets it try others
 
@@ -48,6 +36,7 @@ def seconds_of(text: str) -> float:
 @app.command(
     epilog="Example: [bold]longtail train glmc --data cifar10:~/cifar-10-batches-py --recipe cifar10-lt-100[/]"
 )
+@reads_source
 def train(
     context: typer.Context,
     method: Annotated[
@@ -56,12 +45,8 @@ def train(
     folder: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The same as --data.")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or kind:path: see `longtail data inspect --help`.")] = None,
     test: Annotated[str | None, typer.Option(help="The test split, where the source has none.")] = None,
-    root: Root = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    suffix: Suffix = None,
-    classes_at: ClassesAt = None,
-    splits: SplitsOption = None,
+    *,
+    reading: dict[str, Any],
     imbalance: Annotated[float | None, typer.Option(help="Carve a balanced set to this imbalance factor.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (RGB); default: 3 if any is in colour.")] = None,
@@ -103,7 +88,7 @@ def train(
     from .. import api
     from ..config import merge
     from ..methods import method_class
-    from ..report.console import LiveReporter, log_to_console
+    from ..report.console import LiveReporter
     from ..report.tables import results_table
 
     log_to_console(console)
@@ -146,8 +131,10 @@ def train(
             "pretrained": pretrained,
             "weights": weights,
             "finetune": given(mode="head" if freeze else finetune),
-            "data": given(source=data or folder, imbalance=imbalance, image_size=image_size, channels=channels)
-            | reading(test, root, image_column, label_column, suffix, classes_at, splits),
+            "data": given(
+                source=data or folder, test=test, imbalance=imbalance, image_size=image_size, channels=channels
+            )
+            | reading,
             "train": given(epochs=epochs, lr=lr, batch_size=batch_size),
         }
         if skip_corrupt:
@@ -210,7 +197,7 @@ def reproduce(
     from ..config import merge
     from ..files import append_line
     from ..recipes import all_recipes
-    from ..report.console import LiveReporter, log_to_console
+    from ..report.console import LiveReporter
     from ..reproduce import comparison_table, run_of_seed, run_seeds, summarise
 
     log_to_console(console)
@@ -277,7 +264,7 @@ def demo(
     from .. import api
     from ..report.comparison import compare, sentences
     from ..report.comparison_page import write_comparison
-    from ..report.console import LiveReporter, log_to_console
+    from ..report.console import LiveReporter
     from ..report.tables import results_table
 
     log_to_console(console)

@@ -31,7 +31,6 @@ def calibrate(
     path: str | Path,
     *,
     data: str | None = None,
-    root: str | None = None,
     split: str | None = None,
     prior: Prior | None = None,
     precision: float | None = None,
@@ -39,15 +38,16 @@ def calibrate(
     reject: float | None = None,
     unknown: Sequence[Path] = (),
     batch_size: int = 256,
+    **reading: Any,
 ) -> Calibration:
     """Fit the model of the run in `path` to labelled images that it was not trained on, and save calibration.json beside it.
 
-    The images are the run's split "val", or those of `data` (and `root`); any other split only where `split` says so, for what
-    is measured on the test split afterwards would be too good. Always: temperature and prior exponent (`fit_scores`). With
-    `precision` or `recall`: for each class the probability from which it reaches that share. With `reject`: the highest score
-    below which an image is of none of the classes, such that this share of the held-out images is turned away; `unknown`
-    images, which are of none, say how many of those are. `prior`: the class mix in use, by which the held-out images are
-    weighted where they have another; `predict` then assumes it.
+    The images are the run's split "val", or those of `data` (`reading`: how to read it, see `open_source`); any other split only
+    where `split` says so, for what is measured on the test split afterwards would be too good. Always: temperature and prior
+    exponent (`fit_scores`). With `precision` or `recall`: for each class the probability from which it reaches that share. With
+    `reject`: the highest score below which an image is of none of the classes, such that this share of the held-out images is
+    turned away; `unknown` images, which are of none, say how many of those are. `prior`: the class mix in use, by which the
+    held-out images are weighted where they have another; `predict` then assumes it.
 
     Raises `UsageError` for shares outside 0 to 1, and as `evaluate` does.
     """
@@ -60,7 +60,7 @@ def calibrate(
         raise UsageError("--unknown says how many unknown images are turned away: give --reject SHARE too.")
     if prior == "estimate":
         raise UsageError("A mix is estimated from the images that are predicted: give it to `longtail predict`.")
-    scored = open_images(path, data=data, root=root, split=split or (None if data else "val"))
+    scored = open_images(path, data=data, split=split or (None if data else "val"), reading=reading)
     predictor = scored.predictor
     shares = None
     if prior is not None:

@@ -17,6 +17,7 @@ from ..config import DataConfig
 from ..data.images import ImageSet
 from ..data.loaders import Loader
 from ..data.sources import match_classes, open_source
+from ..data.sources.splits import Reading
 from ..errors import UsageError
 from ..evaluation.geometry import geometry as measure_geometry
 from ..evaluation.predictions import Predictions
@@ -60,16 +61,19 @@ def open_images(
     path: str | Path,
     *,
     data: str | None = None,
-    root: str | None = None,
     split: str | None = None,
     training: bool = False,
+    reading: Mapping[str, Any] | None = None,
 ) -> Scored:
     """The model of the run in `path` with the images of `data`, or else its own of `split` ("test" where there is one, else
-    "val"); `training`: its training images besides. Raises as `score` does."""
+    "val"); `training`: its training images besides. `reading`: how to read `data`, as `open_source` takes it. Raises as `score`
+    does."""
     if data is not None and split is not None:
         raise UsageError("The images of --data are scored as they are: leave --split out.")
-    if root is not None and data is None:
-        raise UsageError("--root says where the files of --data are: give both, or neither.")
+    given = Reading(**reading or {}).given()
+    if given and data is None:
+        options = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"How to read --data is said ({options}), but not --data: give both, or neither.")
     run = Run.open(path)
     fabric = Fabric(accelerator="auto", devices=1)  # not the run's, which this machine may lack
     predictor = load(path, fabric.device)
@@ -79,7 +83,7 @@ def open_images(
         subset = images_of(run)
         splits = {"train": subset.train, **subset.held_out}
     if data is not None:
-        other = open_source(data, root=root)
+        other = open_source(data, **reading or {})
         split, splits["data"] = "data", match_classes(other.to_score, predictor.classes, f"the model in {path}")
     split = split or ("test" if "test" in splits else "val")
     if split not in splits:
@@ -91,11 +95,11 @@ def score(
     path: str | Path,
     *,
     data: str | None = None,
-    root: str | None = None,
     split: str | None = None,
     geometry: bool = False,
     aggregate: bool = False,
     batch_size: int = 256,
+    **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
 
@@ -105,11 +109,11 @@ def score(
     Besides come "intervals" of the mean accuracies, the "worst" classes and the commonest "confusions": see
     `Predictions.mistakes`.
 
-    With `data` (and `root`, see `open_source`) the run's own images are not needed, unless `geometry` asks for the training
-    images' features too. Raises `UsageError` for a split that the run does not have, images of other classes, or where the
-    run's own images have changed.
+    With `data` the run's own images are not needed, unless `geometry` asks for the training images' features too. `reading`:
+    how to read `data`, as `open_source` takes it. Raises `UsageError` for a split that the run does not have, images of other
+    classes, or where the run's own images have changed.
     """
-    scored = open_images(path, data=data, root=root, split=split, training=geometry)
+    scored = open_images(path, data=data, split=split, training=geometry, reading=reading)
     method = scored.predictor.method
     if aggregate and method.expert_answers is None:
         raise UsageError("--aggregate weighs the experts of methods that have several, such as sade; this run has one.")

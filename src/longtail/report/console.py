@@ -1,8 +1,7 @@
-"""What a person sees while a run trains: a live progress bar and the log."""
+"""What a person sees while a run trains: a live progress bar."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from ..engine.reporter import Reporter
 
@@ -68,22 +66,3 @@ class LiveReporter(Reporter):
     def end(self) -> None:
         assert self.progress is not None
         self.progress.stop()
-
-
-class _ConsoleHandler(logging.Handler):
-    """Log lines above the progress bar; whole, however narrow the terminal."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self.console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(Text(record.getMessage()), soft_wrap=True)
-
-
-def log_to_console(console: Console) -> None:
-    """Show the project's log lines on `console`."""
-    logger = logging.getLogger("longtail")
-    logger.handlers = [_ConsoleHandler(console)]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
