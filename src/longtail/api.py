@@ -13,14 +13,18 @@ from typing import Any
 from .config import Config, DataConfig, merge, validate
 from .data.sources import absolute, open_source
 from .data.sources.given import give
+from .data.squares import SquareReader
 from .engine.calibrate import calibrate
 from .engine.predictor import Predictor
+from .engine.prepare import choose_images
 from .engine.reporter import Reporter
 from .engine.run import Run
 from .engine.score import score as evaluate
 from .engine.trainer import Trainer
 from .errors import LongtailError, UsageError
 from .finetune import plan
+from .finetune.modes import DRAWS
+from .finetune.pace import Pace, measure
 from .finetune.pixels import complete
 from .finetune.trials import Trials
 from .methods import method_class, method_name
@@ -66,15 +70,24 @@ def for_photographs(overrides: Mapping[str, Any]) -> dict[str, Any]:
     given = overrides.get("data", {})
     if "source" not in given:
         return dict(overrides)
-    level, logger.level = logger.level, logging.WARNING  # what is told of the data is told again in training
     try:
-        config: DataConfig = validate(DataConfig, given, "data")
-        images = open_source(config.source, **config.reading()).train
+        with _untold():
+            config: DataConfig = validate(DataConfig, given, "data")
+            images = open_source(config.source, **config.reading()).train
     except LongtailError:
         return dict(overrides)  # training tells it
-    finally:
-        logger.level = level
     return merge(plan.for_photographs(images, overrides), overrides)
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """What is told of data and weights within is told again in training."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def train_within(
@@ -82,10 +95,30 @@ def train_within(
 ) -> dict[str, Any]:
     """Try methods on images held out of training, and train the best on all of them, in so many `seconds`.
 
-    `overrides`: as `train` takes them. Returns the results of the run in `out`; the trials are in `out`/trials.
+    `overrides`: as `train` takes them. Returns the results of the run in `out`; the trials are in `out`-trials. Raises
+    `UsageError` where so many seconds are too few.
     """
     trials = Trials(Path(out), seconds, overrides, reporter, train)
-    return trials.run()
+    pace, images, test = _pace("ce", overrides)
+    return trials.run(pace, images, test)
+
+
+def tell_time(method: str, overrides: Mapping[str, Any]) -> None:
+    """Log how long fine-tuning with these settings of `train` will take, by a few steps of the backbone on this machine."""
+    pace, images, held_out = _pace(method, overrides)
+    config = make_config(method, None, overrides)
+    draws = config.finetune.draws if config.finetune.draws is not None else DRAWS.get(config.finetune.mode or "", 0)
+    logger.info("at the speed just measured here: %s", pace.tell(images, held_out, draws, config.train.epochs))
+
+
+def _pace(method: str, overrides: Mapping[str, Any]) -> tuple[Pace, int, int]:
+    """How fast the backbone is here, and how many images are trained on and held out."""
+    with _untold():
+        config = resolved(make_config(method, None, overrides))
+        subset = choose_images(config.data, config.seed)
+        size = SquareReader(subset.train, 3, config.data.image_size).size
+        pace = measure(config, size, plan.device_kind())
+    return pace, len(subset.train), sum(map(len, subset.held_out.values()))
 
 
 def go_on_from(run: str | Path, then: Sequence[str], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -82,6 +82,9 @@ class TrainConfig(Section):
     """How weights are fitted. A method's own defaults and a stage's overrides are laid over these."""
 
     epochs: int = Field(200, ge=0, description="passes over the training images (0: only what a method does without)")
+    seconds: float | None = Field(
+        None, gt=0, description="end by then, the schedule with it, where the epochs take longer (features included)"
+    )
     batch_size: int = Field(128, ge=1, le=1_000_000, description="images per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="what updates the weights")
     lr: float = Field(0.1, gt=0, description="learning rate at its peak")
@@ -129,6 +132,12 @@ class TrainConfig(Section):
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
+    @model_validator(mode="after")
+    def _one_clock(self) -> TrainConfig:
+        if self.seconds is not None and self.devices > 1:
+            raise ValueError("seconds is for one process, whose clock it goes by: devices must be 1")
+        return self
+
 
 class FinetuneConfig(Section):
     """What of a trained backbone learns, and where the classifier on it starts."""
@@ -146,8 +155,8 @@ class FinetuneConfig(Section):
         "random", description="the classifier starts: random, zero, class_means, discriminant, or a text:FILE.npz"
     )
     cache: bool = Field(True, description="compute what frozen first stages make of each image once, and keep it")
-    draws: int = Field(
-        0, ge=0, le=64, description="augmented versions of each image that are kept beside the plain one"
+    draws: int | None = Field(
+        None, ge=0, le=64, description="augmented versions of each image kept beside the plain one (default: by mode)"
     )
 
     @model_validator(mode="after")

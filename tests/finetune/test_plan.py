@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from longtail import api
 from longtail.cli.train import seconds_of
+from longtail.config import merge
 from longtail.data.sources import open_source
 from longtail.errors import LongtailError, UsageError
 from longtail.finetune import plan
+from longtail.finetune.pace import Pace, measure
 from longtail.finetune.trials import Trials
 
 PHOTOS = Path(__file__).parents[1] / "data" / "clothing"
@@ -58,23 +61,89 @@ def test_no_lengths_of_time(text):
 
 
 def test_the_best_on_held_out_images_is_trained_on_all(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr("longtail.finetune.trials.METHODS", ("balanced_softmax", "ce"))
+    monkeypatch.setattr("longtail.finetune.trials.CANDIDATES", {"a": {"method": "ce"}, "b b": {"method": "ldam"}})
+    monkeypatch.setattr(Trials, "_most", lambda self, images: 2)
     results = api.train_within(60, out=tmp_path / "run", overrides=settings)
     assert results["data"]["train_images"] == 84
     trials = sorted(path.name for path in (tmp_path / "run-trials").iterdir())
-    assert len(trials) >= 3
+    assert trials == ["a-2", "b-b-2"]
     assert all(api.Run.open(path).config().data.validation == 0.2 for path in (tmp_path / "run-trials").iterdir())
 
 
-def test_halving_keeps_the_better_half(tmp_path, monkeypatch):
-    seen = []
-    scores = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.2}
+class Machine:
+    """Trains as `api.train` does, with a deadline, on a clock of its own: `slow` times slower after the first trial."""
 
-    def trial(self, name, candidate, factor):
-        seen.append((name, factor))
-        return scores[name]
+    def __init__(self, pace, slow=1.0, scores=()):
+        self.now, self.pace, self.slow, self.scores = 0.0, pace, slow, dict(scores)
+        self.known, self.runs = 0, []
 
-    monkeypatch.setattr(Trials, "_trial", trial)
-    trials = Trials(tmp_path, 1e6, {}, None, None)
-    assert trials._halve({name: {} for name in scores}) == "b"
-    assert seen == [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("b", 2), ("c", 2)]
+    def train(self, method, *, data, out, reporter, train, finetune, **settings):
+        speed = self.slow if self.runs else 1.0
+        end = self.now + train["seconds"]
+        images = (1 - data.get("validation", 0.0)) * 4470
+        made = (images - self.known) * (1 + finetune["draws"]) + 626
+        self.now += max(made, 0) * self.pace.features * speed
+        self.known = max(self.known, images)
+        epoch = images * self.pace.training * speed
+        steps = max(min(train["epochs"] * epoch, end - self.now), 0)
+        self.now += steps + 626 * self.pace.training * speed / 2
+        self.runs.append((out.name, settings.get("options"), train["epochs"], steps))
+        lines = [{"seconds": epoch, "val": {"class_balanced": self.scores.get(method, 0.5)}}]
+        out.mkdir(parents=True)
+        (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return {}
+
+
+def search(machine, seconds, tmp_path, mode="partial"):
+    overrides = {"finetune": {"mode": mode}, "data": {}, "pretrained": True}
+    Trials(tmp_path / "run", seconds, overrides, None, machine.train, lambda: machine.now).run(
+        machine.pace, images=4470, test=626
+    )
+    return machine
+
+
+@pytest.mark.parametrize("slow", [0.8, 1.0, 3.0])
+@pytest.mark.parametrize("seconds", [900, 3600])
+def test_a_search_ends_within_a_tenth_of_its_budget(tmp_path, seconds, slow):
+    machine = search(Machine(Pace(0.012, 0.012), slow), seconds, tmp_path)
+    assert machine.now <= 1.1 * seconds
+    assert machine.now >= 0.9 * seconds or machine.runs[-1][2] == 30  # as many epochs as are of use
+    assert len(machine.runs) > 2
+
+
+def test_halving_keeps_the_better_half_and_trains_the_best(tmp_path):
+    scores = {"balanced_softmax": 0.7, "ce": 0.8, "ldam": 0.4}
+    machine = search(Machine(Pace(0.001, 0.001), scores=scores), 900, tmp_path)
+    names = [name for name, *_ in machine.runs]
+    assert names == ["balanced_softmax-2", "ce-with-class-weights-2", "ldam-2", "run"]
+    assert machine.runs[-1][1] == {"reweight": "always"}
+
+
+def test_little_time_is_all_for_the_first_candidate(tmp_path):
+    machine = search(Machine(Pace(0.012, 0.03)), 400, tmp_path)
+    assert [name for name, *_ in machine.runs] == ["run"]
+    assert machine.now <= 440
+
+
+def test_a_budget_that_features_alone_would_use_up_is_refused(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"--budget 60s is too short here: .* 5,096 images takes about 61 s .* Give 204s"
+    ):
+        search(Machine(Pace(0.012, 0.012)), 60, tmp_path)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(100, 30), (4500, 10), (9000, 5), (10**6, 5)])
+def test_few_images_are_seen_more_often(images, epochs):
+    assert plan.epochs_for("partial", images) == epochs
+
+
+def test_pace_is_of_what_is_computed_once_and_of_what_learns(settings):
+    def measured(mode):
+        config = api.make_config("ce", None, merge(settings, {"finetune": {"mode": mode}}))
+        return measure(config, 32, "cpu")
+
+    assert measured("head").training == 0 < measured("head").features
+    assert measured("full").features == 0 < measured("full").training
+    both = measured("partial")
+    assert both.features > 0 < both.training
+    assert both.tell(images=1000, held_out=0, draws=1, epochs=2).startswith("features, unless kept by another run, in")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; with --epochs, for longer.")] = None,
 ) -> None:
     """Train a classifier and write a run folder: model, metrics, predictions, log."""
+    started = time.monotonic()
     from .. import api
     from ..config import merge
     from ..methods import method_class
@@ -121,6 +123,8 @@ def train(
         automatic = method == "auto"
         if budget is not None and not automatic:
             raise UsageError("--budget is for `longtail train auto`; other methods take --epochs.")
+        if budget is not None and epochs is not None:
+            raise UsageError("--budget decides how many epochs there are: leave --epochs out.")
         method = AUTO_METHOD if automatic else method
         overrides = merge(begun, settings_of(method, settings))
         told: dict[str, Any] = {
@@ -147,8 +151,11 @@ def train(
         out = out or default_out("auto" if automatic else method)
         if recipe is None:
             overrides = api.for_photographs(overrides)
+            if budget is None and overrides.get("pretrained"):
+                api.tell_time(method, overrides)
         if budget is not None:
-            results = api.train_within(seconds_of(budget), out=out, reporter=reporter, overrides=overrides)
+            bound = seconds_of(budget) - (time.monotonic() - started)
+            results = api.train_within(bound, out=out, reporter=reporter, overrides=overrides)
         elif seeds is not None:
             first = overrides.pop("seed", 0)
             several = range(first, first + seeds)

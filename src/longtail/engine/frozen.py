@@ -17,7 +17,7 @@ from ..data.loaders.setup import Setup, corrupt_images
 from ..data.squares import SquareReader
 from ..errors import LongtailError, UsageError
 from ..finetune.features import FeatureLoader, FrozenStages, Variant, compute
-from ..finetune.modes import frozen_stages
+from ..finetune.modes import DRAWS, frozen_stages
 from ..hardware import cores
 from ..methods import method_class
 from ..methods.base import Method
@@ -27,9 +27,6 @@ from .reporter import Reporter
 from .setup import place
 
 logger = logging.getLogger("longtail")
-
-# The modes whose frozen stages are computed once, and how many augmented versions of each image where that is not said.
-DRAWS = {"head": 0, "partial": 3}
 
 
 def entry_of(config: Config, backbone: Backbone, subset: Subset, channels: int, size: int) -> int:
@@ -85,7 +82,11 @@ def build_feature_loaders(
     assert data.mean is not None
     assert data.std is not None
     specs = _specs(config) if draws else []
-    seen = f"each image plain and in {draws} draws of its augmentation" if draws else "each image plain, not augmented"
+    seen = (
+        f"each image plain and in {draws} draw{'s' * (draws > 1)} of its augmentation"
+        if draws
+        else "each image plain, not augmented"
+    )
     logger.info("computed once and kept: %s. Overrule with finetune.draws, or finetune.cache=false.", seen)
     setup = Setup(
         fabric.device, data.mean, data.std, min(data.workers, cores()), data.skip_corrupt,

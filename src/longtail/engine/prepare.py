@@ -219,7 +219,9 @@ def stages_of(config: Config) -> list[Stage]:
 
 
 def check_method(config: Config, classes: Classes) -> None:
-    """Raise `UsageError` for what the method cannot do with these classes and batches."""
+    """Raise `UsageError` for what the method cannot do with these classes and batches, or in so many seconds."""
+    if config.train.seconds is not None and (stages := len(stages_of(config))) > 1:
+        raise UsageError(f"train.seconds is for methods of one stage; {config.method} has {stages}: give train.epochs.")
     method_class(config.method).check(method_options(config), classes, config.train.batch_size)
 
 

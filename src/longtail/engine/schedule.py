@@ -11,7 +11,7 @@ import torch
 from ..config import TrainConfig
 
 
-def learning_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
+def learning_rate(train: TrainConfig, epoch: int, step: float, steps: int) -> float:
     """The learning rate at `step` of `steps` in `epoch` (all from 0).
 
     Warm-up is linear, from `warmup_from` in the first epoch (or step) to `warmup_to` in the last, by default ending at

@@ -44,6 +44,7 @@ from .checkpoint import (
     start_from,
     train_on,
 )
+from .deadline import Deadline
 from .evaluate import evaluate, evaluate_flipped
 from .frozen import build_feature_loaders, entry_of
 from .passes import RunPasses, check_held_out, check_held_out_from
@@ -97,6 +98,7 @@ class Trainer:
         state = load_state(self.run, config.method) if resume else None
         self.progress = progress_of(self.run, state) if state else Progress(finished=self._finished_before())
         self.saved = -math.inf  # when the state last was
+        self.deadline = Deadline(config.train.seconds, self.progress.seconds)
         if state:
             same_threads(self.run)
             epochs = {stage.name: self._settings(stage).epochs for stage in stages_of(config)}
@@ -247,10 +249,11 @@ class Trainer:
         check_within(progress, self.run, stage.name, self.train.epochs, steps)
         done = progress.epoch * steps + progress.step
         self.reporter.begin(f"{self.config.method} {stage.name}", self.train.epochs * steps, done)
-        while progress.epoch < self.train.epochs:
+        self.deadline.begin(progress.seconds)
+        while progress.epoch < self.train.epochs and not self.deadline.over():
             set_train_mode(method, stage)
             self._fit_epoch(stage, steps)
-        if not self.train.epochs:
+        if not progress.epoch:
             self._record({"stage": stage.name, "epoch": 0, "loss": {}, **self._evaluate(0)})
         self.reporter.end()
         if self.averaged is not None:
@@ -262,6 +265,7 @@ class Trainer:
     def _fit_epoch(self, stage: Stage, steps: int) -> None:
         progress, train, seed = self.progress, self.train, self.config.seed
         epoch, start = progress.epoch, progress.step
+        step = start - 1
         begun = time.perf_counter()
         watch = LossWatch(self.run, epoch, progress.totals, self.fabric.device)
         batches = self.loaders.train.batches(
@@ -294,19 +298,22 @@ class Trainer:
                     progress.totals = self._mean_over_processes(watch.totals)
                     self._save()
                     raise Interrupted(number, self.run)
-        watch.check(steps - 1, self.method)
+                if self.deadline.over():
+                    logger.info("%s: out of time in epoch %d, at step %d of %d", stage.name, epoch + 1, step + 1, steps)
+                    break
+        watch.check(step, self.method)
         seconds = time.perf_counter() - begun
-        last = self._clock(stage, steps - 1, steps)
+        last = self._clock(stage, step, steps)
         self.method.after_epoch(last)
         self._share_buffers([self.method] if self.averaged is None else [self.method, self.averaged.module])
-        images = (steps - start) * train.batch_size
+        images = (step + 1 - start) * train.batch_size
         record = {
             "stage": stage.name,
             "epoch": epoch,
             "lr": last.lr,
             "seconds": round(seconds, 3),
             "images_per_second": round(images / seconds, 1),
-            "loss": {name: value / steps for name, value in self._mean_over_processes(watch.totals).items()},
+            "loss": {name: value / (step + 1) for name, value in self._mean_over_processes(watch.totals).items()},
             **self._evaluate(epoch),
         }
         progress.epoch, progress.step, progress.totals = epoch + 1, 0, {}
@@ -337,8 +344,9 @@ class Trainer:
     def _clock(self, stage: Stage, step: int, steps: int) -> Clock:
         epoch = self.progress.epoch
         shared = generator(self.config.seed, "method", stage.name, epoch, step)
-        rate = learning_rate(self.train, epoch, step, steps)
-        return Clock(stage.name, epoch, self.train.epochs, step, steps, shared, rate)
+        reached, within = self.deadline.position(epoch, step, self.train.epochs, steps)
+        rate = learning_rate(self.train, reached, within, steps)
+        return Clock(stage.name, reached, self.train.epochs, step, steps, shared, rate)
 
     def _share_buffers(self, models: list[Any]) -> None:
         """Give every process the buffers of the main one, which are saved: batch norm's are of the images each has seen."""
@@ -355,7 +363,7 @@ class Trainer:
         """Scores of this epoch's weights on the split that is watched, where they are due."""
         train, held_out = self.train, self.loaders.held_out
         every = train.eval_every or max(1, train.epochs // EVALUATIONS)
-        due = (epoch + 1) % every == 0 or epoch + 1 >= train.epochs
+        due = (epoch + 1) % every == 0 or epoch + 1 >= train.epochs or self.deadline.over()
         model = cast(Method, self.averaged.module) if self.averaged is not None else self.method
         watched = [name for name in ("val", "test") if name in held_out][:1] if due else []
         authors = train.authors_protocol and "test" in held_out
