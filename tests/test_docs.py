@@ -315,6 +315,7 @@ def test_commands_are_understood(line, monkeypatch, tmp_path):
     # The configuration of a training is checked whole before its trainer is made.
     works = (
         "api.Trainer",
+        "api.choose_images",
         "api.resume",
         "api.go_on_from",
         "api.evaluate",
