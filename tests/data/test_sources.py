@@ -264,13 +264,15 @@ def test_test_classes_in_another_order_are_matched_by_name(tmp_path: Path) -> No
 
 def test_test_classes_that_are_not_training_classes(tmp_path: Path) -> None:
     write_images(tmp_path, ["a/cat/1.png", "a/dog/1.png", "b/cat/1.png", "b/fox/1.png"])
-    with pytest.raises(UsageError, match=r"Class 'fox' of folder:.*b \(train\) is not a class of .*1 of 2 classes"):
+    with pytest.raises(
+        UsageError, match=r"Class 'fox' of folder:.*b \(train\) is not a class of .*\(fox/1\.png; 1 of 2 classes"
+    ):
         open_source(str(tmp_path / "a"), test=str(tmp_path / "b"))
 
 
 def test_bad_parquet(tmp_path: Path) -> None:
     write_parquet(tmp_path / "range.parquet", embedded([pixels(), pixels()]), [0, 2], ["a", "b"])
-    with pytest.raises(UsageError, match=r"label 2 of image range\.parquet#1 is out of range; expected 0 to 1"):
+    with pytest.raises(UsageError, match=r"label 2 of image range\.parquet row 1 is out of range; expected 0 to 1"):
         open_source(str(tmp_path / "range.parquet"))
     write_parquet(tmp_path / "null.parquet", embedded([pixels(), pixels()]), [0, None], ["a", "b"])
     with pytest.raises(UsageError, match=r"null\.parquet row 1: no label"):

@@ -50,7 +50,7 @@ def test_coco_without_categories_and_labels(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(content))
     splits = open_source(str(tmp_path / "t.json"))
     assert classes_of(splits.train) == ["30", "30"]
-    assert "1 of 3 images have label -1, unlabelled, and are left out, first a.png" in splits.notes[0]
+    assert "1 of 3 images have label -1, unlabelled, and are left out: a.png." in splits.notes[0]
 
 
 IMAGES = coco()["images"]

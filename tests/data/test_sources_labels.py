@@ -1,5 +1,6 @@
 """From labels as sources write them to classes: numbers and names, those that are none, and the same classes in all splits."""
 
+import pickle
 import unicodedata
 from pathlib import Path
 
@@ -162,7 +163,13 @@ def test_unlabelled_images_are_left_out_and_told(tmp_path: Path, kind: str) -> N
         write_parquet(tmp_path / "a.parquet", labels, ["ash", "birch"])
     splits = open_source(str(tmp_path / ("a.txt" if kind == "list" else f"a.{kind}")))
     assert splits.train.labels.tolist() == [1, 0]
-    assert "2 of 4 images have label -1, unlabelled, and are left out, first" in splits.notes[0]
+    rows = {
+        "csv": "line 3, line 5",
+        "list": "line 2, line 4",
+        "npz": "train#1, train#3",
+        "parquet": "a.parquet row 1, a.parquet row 3",
+    }
+    assert f"2 of 4 images have label -1, unlabelled, and are left out: {rows[kind]}." in splits.notes[0]
 
 
 def test_a_test_split_without_labels_is_left_out_and_told(tmp_path: Path) -> None:
@@ -222,9 +229,13 @@ def test_unicode_forms_in_two_splits(tmp_path: Path) -> None:
 
 
 def test_names_that_differ_in_case_are_two_classes_and_told(tmp_path: Path) -> None:
-    splits = open_source(csv(tmp_path, ["Cat", "cat", "dog"]))
+    splits = open_source(csv(tmp_path, ["Cat", "cat", "dog", "cat"]))
     assert splits.train.class_names == ("Cat", "cat", "dog")
-    assert "'Cat' (0.png) and 'cat' (1.png) differ in upper and lower case only" in splits.notes[0]
+    assert "'Cat' (line 2) and 'cat' (line 3, line 5) differ in upper and lower case only" in splits.notes[0]
+    csv(tmp_path, [f"{form}{k}" for k in range(5) for form in "aA"])
+    notes = open_source(str(tmp_path / "t.csv")).notes
+    assert len(notes) == 4
+    assert "so do 2 further pairs" in notes[3]
     write_images(tmp_path, "f/train/cat/1.png", "f/train/dog/1.png", "f/test/Cat/1.png")
     with pytest.raises(UsageError, match="'cat' is, which differs in upper and lower case"):
         open_source(str(tmp_path / "f"))
@@ -281,3 +292,23 @@ def test_a_number_of_millions_makes_no_million_classes(tmp_path: Path) -> None:
     splits = open_source(str(tmp_path / "a.txt"))
     assert splits.train.class_names == ("0", "9999999")
     assert "from 0 to 9999999 of which 9,999,998 have no image" in splits.notes[0]
+
+
+def test_rows_are_named_as_the_source_counts_them(tmp_path: Path) -> None:
+    """Lines of a file below its header, blank lines and fields of several lines, in every split; rows of a table."""
+    write_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    (tmp_path / "t.csv").write_text(
+        'image,label,split,remark\n0.png,cat,train,"two\nlines"\n\n1.png,Cat,train,\n2.png,fox,test,\n3.png,-,test,\n'
+    )
+    with pytest.raises(UsageError, match=r"Class '-' of csv:.*\(line 7; 2 of 2 classes are not\)"):
+        open_source(str(tmp_path / "t.csv"))
+    (tmp_path / "t.txt").write_text("0.png 3\n\n1.png 4\n")
+    (tmp_path / "u.txt").write_text("\n\n2.png 3\n3.png 5\n")
+    with pytest.raises(UsageError, match=r"Class '5' of list:.*\(line 4; 1 of 2 classes are not\)"):
+        open_source(str(tmp_path / "t.txt"), test=str(tmp_path / "u.txt"))
+    write_parquet(tmp_path / "p/train-0.parquet", ["cat", "dog"])
+    write_parquet(tmp_path / "p/train-1.parquet", ["dog", "Dog"])
+    notes = open_source(str(tmp_path / "p")).notes
+    assert "'Dog' (train-1.parquet row 1) and 'dog' (train-0.parquet row 1, train-1.parquet row 0) differ" in notes[0]
+    loaded = pickle.loads(pickle.dumps(open_source(str(tmp_path / "t.txt")).train))  # as worker processes get it
+    assert [loaded.place(i) for i in range(2)] == ["line 1", "line 3"]

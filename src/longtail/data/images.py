@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -37,6 +37,10 @@ class ImageSet(ABC):
     @abstractmethod
     def key(self, i: int) -> str:
         """The stable name of image `i`, for messages and reports: a relative path, or "train.parquet#12"."""
+
+    def place(self, i: int) -> str:
+        """Where to look in the source for what it says of image `i`: the row of a table, else its key."""
+        return self.key(i)
 
     @abstractmethod
     def read(self, i: int) -> bytes | np.ndarray:
@@ -75,6 +79,9 @@ class Selection(ImageSet):
 
     def key(self, i: int) -> str:
         return self.base.key(int(self.indices[i]))
+
+    def place(self, i: int) -> str:
+        return self.base.place(int(self.indices[i]))
 
     def read(self, i: int) -> bytes | np.ndarray:
         return self.base.read(int(self.indices[i]))
@@ -123,7 +130,7 @@ def check_utf8(texts: Iterable[str]) -> None:
 
 
 class FileSet(ImageSet):
-    """Image files under one folder. `paths` are relative to `root`."""
+    """Image files under one folder. `paths` are relative to `root`; `row` says which row of a table names an image."""
 
     def __init__(
         self,
@@ -132,14 +139,19 @@ class FileSet(ImageSet):
         labels: Sequence[int] | np.ndarray,
         root: Path,
         paths: Sequence[str],
+        row: Callable[[int], str] | None = None,
     ) -> None:
         """Raises `UsageError` for a name that is not UTF-8, as the names in a run's files must be."""
         check_utf8((name, *class_names))
         super().__init__(name, class_names, labels)
         self.root, self.paths = root, paths if isinstance(paths, Strings) else Strings.of(paths)
+        self.row = row
 
     def key(self, i: int) -> str:
         return self.paths[i]
+
+    def place(self, i: int) -> str:
+        return self.row(i) if self.row is not None else self.key(i)
 
     def read(self, i: int) -> bytes:
         return read_file(self.root / self.paths[i])

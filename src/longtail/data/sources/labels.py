@@ -206,16 +206,16 @@ def _labelled(images: ImageSet, how: Reading) -> ImageSet:
         last = len(images.class_names) - 1
         expected = f"expected 0 to {last}" if last >= 0 else "it has no classes"
         raise UsageError(
-            f"{images.name}: label {images.labels[i]} of image {images.key(i)} is out of range; {expected} "
+            f"{images.name}: label {images.labels[i]} of image {images.place(i)} is out of range; {expected} "
             f"(images with such a label: {len(outside):,})."
         )
     labelled = np.flatnonzero(images.labels != UNLABELLED)
     if len(labelled) == len(images):
         return images
-    first = images.key(int((images.labels == UNLABELLED).argmax()))
+    unlabelled = _rows_of(images, images.labels == UNLABELLED)
     how.tell(
         f"{images.name}: {len(images) - len(labelled):,} of {len(images):,} images have label {UNLABELLED}, unlabelled, "
-        f"and are left out, first {first}."
+        f"and are left out: {unlabelled}."
     )
     if not len(labelled):
         raise UsageError(
@@ -226,16 +226,24 @@ def _labelled(images: ImageSet, how: Reading) -> ImageSet:
     return images
 
 
-def _tell_of_case(images: ImageSet, how: Reading) -> None:
-    by_form: dict[str, str] = {}
-    for name in images.class_names:
-        other = by_form.setdefault(name.casefold(), name)
-        if other != name:
-            first = [int((images.labels == images.class_names.index(n)).argmax()) for n in (other, name)]
-            how.tell(
-                f"{images.name}: '{other}' ({images.key(first[0])}) and '{name}' ({images.key(first[1])}) differ in upper "
-                "and lower case only, and are taken for two classes."
-            )
+def _rows_of(images: ImageSet, chosen: np.ndarray) -> str:
+    """Where the source speaks of those images for which `chosen`, bool [N], is true."""
+    return rows_named(images.place)(np.flatnonzero(chosen))
+
+
+def _tell_of_case(images: ImageSet, how: Reading, most: int = 3) -> None:
+    by_form: dict[str, int] = {}
+    pairs = []
+    for c, name in enumerate(images.class_names):
+        if (first := by_form.setdefault(name.casefold(), c)) != c:
+            pairs.append((first, c))
+    for pair in pairs[:most]:
+        one, other = (f"'{brief(images.class_names[c])}' ({_rows_of(images, images.labels == c)})" for c in pair)
+        how.tell(
+            f"{images.name}: {one} and {other} differ in upper and lower case only, and are taken for two classes."
+        )
+    if len(pairs) > most:
+        how.tell(f"{images.name}: so do {len(pairs) - most:,} further pairs of class names.")
 
 
 def _tell_of_gaps(images: ImageSet, how: Reading) -> None:
@@ -281,9 +289,10 @@ def match_classes(images: ImageSet, class_names: tuple[str, ...], whose: str, ho
     unknown = [name for name in needed if name not in position]
     if unknown:
         alike = {name.casefold(): name for name in class_names}.get(unknown[0].casefold())
+        rows = _rows_of(images, images.labels == names.index(unknown[0]))
         hint = f" '{alike}' is, which differs in upper and lower case." if alike else ""
         raise UsageError(
-            f"Class '{brief(unknown[0])}' of {images.name} is not a class of {whose} ({len(unknown):,} of "
+            f"Class '{brief(unknown[0])}' of {images.name} is not a class of {whose} ({rows}; {len(unknown):,} of "
             f"{len(needed):,} classes are not).{hint} Both need the same class names."
         )
     images.labels = np.array([position.get(name, 0) for name in names], dtype=np.int64)[images.labels]

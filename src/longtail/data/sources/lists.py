@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,14 @@ def open_list(location: str, how: Reading) -> dict[str, ImageSet]:
     import pyarrow.compute as pc
 
     file = Path(location)
-    lines = lines_of(read_text(file))
-    numbers = np.flatnonzero(pc.not_equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False))
-    lines = lines.take(numbers)
+    numbers, lines = _written(file)
     if not len(lines):
         raise UsageError(f"{file} names no image.")
     commas = pc.match_substring_regex(lines[:1], _COMMAS)[0].as_py()
     fields = pc.extract_regex(lines, _COMMAS if commas else _SPACED)
     form = "'relative/path, label'" if commas else "'relative/path label'"
     name = f"list:{file}"
-    rows = rows_named(lambda row: f"line {numbers[row] + 1}")
+    rows = rows_named(lambda row: f"line {numbers[row]}")
     bad = np.flatnonzero(fields.is_null().to_numpy(zero_copy_only=False))
     if len(bad):
         line = lines[int(bad[0])].as_py().strip()
@@ -49,7 +48,27 @@ def open_list(location: str, how: Reading) -> dict[str, ImageSet]:
     codes, class_names = from_strings(labels, name, rows, how)
     _check_numbers(class_names, codes, name, rows)
     root, paths = located(file, how, pc.struct_field(fields, "path"))
-    return {"train": FileSet(name, class_names, codes, root, paths)}
+    return {"train": FileSet(name, class_names, codes, root, paths, partial(_line_of_list, file))}
+
+
+def _written(file: Path) -> tuple[np.ndarray, Any]:
+    """The lines of a text that are not blank, and their numbers, from 1."""
+    import pyarrow.compute as pc
+
+    lines = lines_of(read_text(file))
+    kept = np.flatnonzero(pc.not_equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False))
+    return kept + 1, lines.take(kept)
+
+
+# Which line an image is from, for the few that a message names: the file is read again, not kept.
+
+
+def _line_of_list(file: Path, row: int) -> str:
+    return f"line {_written(file)[0][row]}"
+
+
+def _line_of_table(file: Path, row: int) -> str:
+    return Table(file).line(row)
 
 
 def _check_numbers(class_names: tuple[str, ...], codes: np.ndarray, where: str, rows: Any) -> None:
@@ -91,7 +110,7 @@ def open_csv(location: str, how: Reading) -> dict[str, ImageSet]:
         assert label is not None
         labels, class_names = from_strings(columns[label], where, rows, how)
     root, paths = located(table.file, how, columns[image])
-    images = FileSet(where, class_names, labels, root, paths)
+    images = FileSet(where, class_names, labels, root, paths, partial(_line_of_table, table.file))
     return in_splits(images, split, columns[split] if split else None, where, how)
 
 

@@ -67,7 +67,7 @@ class ParquetSet(ImageSet):
         for file in files:
             if _columns(file, how) != found:
                 raise UsageError(f"{file} and {files[0]} differ in their columns or class names.")
-        rows = rows_named(self._row)
+        rows = rows_named(self.place)
         labels, class_names = _labels(self._read(self.label_column), found.class_names, name, rows, how)
         super().__init__(name, class_names, labels)
         self._rows  # noqa: B018  # now, so that workers forked later share it
@@ -92,16 +92,16 @@ class ParquetSet(ImageSet):
             values = values.cast(values.type.value_type)
         return values.cast(pa.large_string()).combine_chunks() if _is_text(values.type) else None
 
-    def _row(self, row: int) -> str:
+    def place(self, i: int) -> str:
         """ "train.parquet row 3", counted from 0."""
         import pyarrow.parquet as pq
 
         for file in self.files:
             count = pq.read_metadata(file).num_rows
-            if row < count:
+            if i < count:
                 break
-            row -= count
-        return f"{file.name} row {row}"
+            i -= count
+        return f"{file.name} row {i}"
 
     @cached_property
     def _rows(self) -> _Rows:
