@@ -14,11 +14,14 @@ from test_second_stages import few_images
 import longtail
 from longtail import api
 from longtail.cli import app
+from longtail.engine.reporter import Reporter
 from longtail.engine.run import Run
 from longtail.engine.setup import built_to_learn, freeze_all_but
+from longtail.engine.trainer import Trainer
 from longtail.errors import UsageError
 from longtail.methods import METHODS, SECOND_STAGES, method_class
 from longtail.methods.base import Batch, Clock, Method
+from longtail.methods.second_stage import second_stage
 from longtail.models import build_backbone
 
 FOLLOWED = ("ce", "bcl", "glmc", "bce3s", "bbn", "isda")
@@ -42,13 +45,13 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize("stage", SECOND_STAGES)
 def test_stages_follow_methods_and_leave_the_first_stage_as_it_was(name: str, stage: str) -> None:
     linear = name in ("ce", "glmc", "bbn", "isda")
-    if stage in ("tau_norm", "risda") and not linear:
+    if stage in ("tau_norm", "risda", "metasaug") and not linear:
         with pytest.raises(UsageError, match="linear classifier"):
             build(f"{name}+{stage}")
         return
-    if (name, stage) == ("isda", "risda"):
+    if name == "isda" and stage in ("risda", "metasaug"):
         with pytest.raises(UsageError, match="augments already"):
-            build("isda+risda")
+            build(f"isda+{stage}")
         return
     alone, together = build(name, 1), build(f"{name}+{stage}", 1)
     together.load_state_dict(alone.state_dict(), strict=False)
@@ -180,6 +183,79 @@ def test_adam_in_buffers_is_torch_s() -> None:
         rates.grad = gradient.clone()
         adam.step()
     torch.testing.assert_close(method.rates, rates.detach())
+
+
+@pytest.mark.parametrize("name", ["ce+metasaug", "bbn+metasaug"])
+def test_metasaug_corrects_covariances_by_the_slope_of_the_class_balanced_loss(name: str) -> None:
+    """Against finite differences of that loss after a step of plain SGD, in float64."""
+    method = build(name, metasaug={"strength": 4.0}).double()
+    freeze_all_but(method, method.stages(method.hp)[-1], built_to_learn(method))
+    stage = method.then["metasaug"]
+    batch = {
+        stream: Batch((images().double(),), labels.labels, labels.index)
+        for stream, labels in main_batch("main", "meta").items()
+    }
+    now = clock("metasaug")
+    method.losses(batch, now)  # so that there are covariances
+    started, state = method.covariances.clone(), {key: value.clone() for key, value in method.state_dict().items()}
+
+    def class_balanced_loss(covariances: torch.Tensor) -> torch.Tensor:
+        method.load_state_dict(state)
+        method.covariances.copy_(covariances)
+        method.correction.zero_()
+        learning = [p for p in method.parameters() if p.requires_grad]
+        (loss,) = method.losses(batch, now).values()
+        for parameter, gradient in zip(learning, torch.autograd.grad(loss, learning, allow_unused=True), strict=True):
+            if gradient is not None:
+                parameter.data -= now.lr * gradient
+        with torch.no_grad():
+            return F.cross_entropy(method.logits(batch["meta"].views[0]), batch["meta"].labels)
+
+    expected = class_balanced_loss(started)
+    method.load_state_dict(state)
+    meta = stage._correct(method, batch, now)
+    torch.testing.assert_close(meta, expected)
+    assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
+    slope = method.correction / stage.meta_lr
+    assert slope.abs().max() > 1e-7
+    for place in ((0, 0, 0), (1, 2, 3), (3, 5, 5)):
+        change = torch.zeros_like(started)
+        change[place] = 1e-3
+        difference = class_balanced_loss(started + change) - class_balanced_loss(started - change)
+        torch.testing.assert_close(slope[place], difference / 2e-3, rtol=1e-4, atol=1e-10)
+
+
+def test_metasaug_s_held_out_images_are_those_held_out(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    step = second_stage("metasaug").step
+    monkeypatch.setattr(second_stage("metasaug"), "step", lambda *told: drawn.append(told[2]) or step(*told))
+    options = {"augment": "", "metasaug": {"epochs": 1, "meta_images": "held_out"}}
+    told = SMALL | {"data": {"source": str(begun / "few.npz"), "validation": 0.2}, "options": options}
+    longtail.train("metasaug", out=begun / "meta", **told)
+    shown = {stream: {tuple(x.flatten().tolist()) for b in drawn for x in b[stream].views[0]} for stream in drawn[0]}
+    assert shown["meta"]
+    assert not shown["meta"] & shown["main"]
+    assert all(len(batch["meta"].labels) == len(batch["main"].labels) for batch in drawn)
+
+
+@pytest.mark.parametrize("freeze_from", [0.5, 1.0])
+def test_risda_freezes_all_but_the_classifier_late(begun: Path, freeze_from: float) -> None:
+    options = {"risda": {"epochs": 2, "lr": 0.1, "milestone": 1.0, "freeze_from": freeze_from}}
+    train = SMALL["train"] | {"momentum": 0.9, "weight_decay": 0.1}
+    told = SMALL | {"data": {"source": str(begun / "few.npz")}, "options": options, "train": train}
+    config = api.resolved(api.make_config("risda", None, told))
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Watch(Reporter):
+        def epoch(self, record: Any) -> None:
+            states.append({name: value.detach().clone() for name, value in trainer.method.named_parameters()})
+
+    trainer = Trainer(config, Run(begun / f"risda-{freeze_from}"), Watch())
+    trainer.run.create(config)
+    trainer.fit()
+    moved = {name for name, value in states[-1].items() if not torch.equal(value, states[-2][name])}
+    classifier = {"classifier.weight", "classifier.bias"}
+    assert moved == classifier if freeze_from < 1 else moved > classifier
 
 
 REFUSED = {

@@ -26,6 +26,8 @@ class Stream:
     - "progressive": from instance-balanced in the first epoch to class-balanced in the last (Kang et al., ICLR 2020).
     - "class_aware": a shuffled cycle of classes, `per_class` images of each class's own shuffled cycle at a visit.
     - "own": as the method's `sampling` says at each step.
+
+    `held_out`: of the images held out of training, not of those trained on.
     """
 
     views: tuple[str, ...]
@@ -33,6 +35,7 @@ class Stream:
     q: float = 0.0
     beta: float = 0.9999
     per_class: int = 4
+    held_out: bool = False
 
 
 @dataclass(frozen=True)

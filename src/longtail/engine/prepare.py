@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ from ..data.images import ImageSet
 from ..data.loaders import Loader, build_loader
 from ..data.longtail import carve, check_labels, holdout, labels_hash, subset_hash
 from ..data.preprocessing import Preprocessing
+from ..data.samplers import LastBatch
 from ..data.sources import open_source
 from ..data.squares import stored_size
+from ..data.streams import Batch, Stream
 from ..data.values import settle_values
 from ..errors import LongtailError, UsageError
 from ..finetune.modes import prepare
@@ -112,10 +115,33 @@ class Loaders:
     classes: Classes
     preprocessing: Preprocessing
 
+    def batches(
+        self, streams: Mapping[str, Stream], *, batch_size: int, last_batch: LastBatch, **told: Any
+    ) -> Generator[dict[str, Batch], None, None]:
+        """As `Loader.batches`, those of streams of held-out images beside those of the others."""
+        told["batch_size"] = batch_size
+        own = {name: stream for name, stream in streams.items() if not stream.held_out}
+        others = {name: stream for name, stream in streams.items() if stream.held_out}
+        training = self.train.batches(own, last_batch=last_batch, **told)
+        if not others:
+            return training
+        steps = self.train.steps(batch_size, last_batch)
+        return _side_by_side(training, self.held_out["val"].batches(others, steps=steps, **told))
+
     @property
     def skipped(self) -> list[str]:
         """Unreadable images that were left out, by name."""
         return [name for loader in (self.train, *self.held_out.values()) for name in loader.skipped]
+
+
+def _side_by_side(
+    *sources: Generator[dict[str, Batch], None, None],
+) -> Generator[dict[str, Batch], None, None]:
+    with ExitStack() as stack:
+        for source in sources:
+            stack.enter_context(closing(source))
+        for parts in zip(*sources, strict=True):
+            yield {name: batch for part in parts for name, batch in part.items()}
 
 
 def settle_pixels(config: DataConfig, subset: Subset) -> int:

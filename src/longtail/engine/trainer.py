@@ -268,7 +268,7 @@ class Trainer:
         step = start - 1
         begun = time.perf_counter()
         watch = LossWatch(self.run, epoch, progress.totals, self.fabric.device)
-        batches = self.loaders.train.batches(
+        batches = self.loaders.batches(
             stage.streams,
             batch_size=train.batch_size,
             seed=derive_seed(seed, stage.name),

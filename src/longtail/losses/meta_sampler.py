@@ -52,11 +52,13 @@ def stepped(
 ) -> dict[str, Tensor]:
     """`parameters` after one step of SGD down `loss`, as a differentiable function of whatever the loss depends on.
 
-    `buffers`: the momentum of each parameter so far (absent: none yet).
+    `buffers`: the momentum of each parameter so far (absent: none yet). Those that the loss does not depend on are left out.
     """
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, allow_unused=True)
     result = {}
     for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
+        if gradient is None:
+            continue
         direction = gradient + weight_decay * value
         if buffers and name in buffers:
             direction = momentum * buffers[name] + direction

@@ -56,6 +56,12 @@ METHODS = {
     "risda": Entry(
         "decoupled:RISDA", "implicit augmentation", 2022, "the same; rare classes borrow from what they are taken for"
     ),
+    "metasaug": Entry(
+        "decoupled:MetaSAug",
+        "implicit augmentation",
+        2021,
+        "the same; how far each class varies is learned by a meta step",
+    ),
     "glmc": Entry("glmc:GLMC", "consistency", 2023, "global and local mixture consistency"),
     "bce3s": Entry(
         "bce3s:BCE3S", "consistency", 2026, "binary cross-entropy for joint, contrastive and uniform learning"
@@ -103,6 +109,9 @@ SECOND_STAGES = {
         "no training: tau log prior is taken from the scores",
     ),
     "risda": Entry("risda:RISDA", "implicit augmentation", 2022, "all learns on, rare classes' features augmented"),
+    "metasaug": Entry(
+        "metasaug:MetaSAug", "implicit augmentation", 2021, "the same, how far is learned by a meta step"
+    ),
 }
 
 

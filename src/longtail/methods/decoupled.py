@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import after_training, balms, retraining, risda
+from . import after_training, balms, metasaug, retraining, risda
 from .plain import PlainMethod
 from .second_stage import followed_by
 
@@ -18,8 +18,9 @@ WeightBalancing = followed_by(PlainMethod, {"maxnorm": retraining.MaxNorm()}, _F
 WeightBalancing.train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
 
 RISDA = followed_by(PlainMethod, {"risda": risda.RISDA()}, _FEATURES)
+MetaSAug = followed_by(PlainMethod, {"metasaug": metasaug.MetaSAug()}, _FEATURES)
 # Cross-entropy for the first 160 of 200 epochs, at lr 0.1 until the last of them.
-RISDA.train_defaults = {
+RISDA.train_defaults = MetaSAug.train_defaults = {
     "epochs": 160,
     "batch_size": 100,
     "nesterov": True,

@@ -7,56 +7,34 @@ towards their means. What it is taken for is measured once, on the training imag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..classes import Classes
-from ..data.ops import send
 from ..errors import UsageError
-from ..losses.class_weights import effective_number_weights
 from ..losses.classifier import ClassifierLoss
 from ..losses.isda import confusion_graph, propagate, prototype_shift, spread, update_statistics
-from ..models.heads import LinearClassifier
 from .after_training import each_image, over_processes
-from .base import Batch, Clock, Passes, Stage, Stream
-from .isda import empty_statistics
-from .second_stage import SecondStage
+from .base import Batch, Clock, Passes, Update
+from .late_augmentation import LateAugmentation
 
 
-class RISDA(SecondStage):
+class RISDA(LateAugmentation):
     """See the module's text. Symbols of the paper: alpha, beta."""
 
     name = "risda"
 
-    epochs: int = Field(40, ge=1, description="its length")
-    lr: float = Field(1e-3, gt=0, description="learning rate at its start")
-    milestone: float = Field(0.475, ge=0, le=1, description="share of its epochs after which lr drops by 0.01")
     alpha: float = Field(0.5, ge=0, description="how far features are moved, at the end of training")
     beta: float = Field(0.75, ge=0, description="strength of the augmentation, at the end of training")
-    begins_at: float = Field(0.8, ge=0, le=1, description="share of both strengths at which the stage begins")
     head: int | None = Field(
         None, ge=1, description="classes with most images that do not borrow (default: a fifth of all)"
     )
-    rho: float = Field(0.9999, gt=0, lt=1, description="of the effective numbers that weight the classes")
-    covariance: Literal["whole", "diagonal"] = Field(
-        "whole", description="what is kept of it: D x D or D numbers a class"
+    freeze_from: float = Field(
+        1.0, ge=0, le=1, description="share of its epochs after which the classifier alone learns on"
     )
-    trains: Literal["all", "classifier"] = Field("all", description="what learns; all, as released")
-
-    def stage(self, augment: str) -> Stage:
-        optim = {
-            "epochs": self.epochs,
-            "lr": self.lr,
-            "schedule": "step",
-            "milestones": (self.milestone,),
-            "drop": 0.01,
-            "warmup_epochs": 0,
-        }
-        learning = None if self.trains == "all" else ("classifier",)
-        return Stage(self.name, {"main": Stream((augment,))}, trains=learning, optim=optim)
 
     def check(self, options: Any, classes: Classes) -> None:
         if self.head is not None and self.head >= len(classes):
@@ -65,21 +43,12 @@ class RISDA(SecondStage):
             )
 
     def attach(self, method: Any) -> None:
-        if not isinstance(method.classifier, LinearClassifier):
-            raise UsageError(
-                f"risda adds to the scores of a linear classifier; this method has a {type(method.classifier).__name__}."
-            )
-        if hasattr(method, "covariances"):
-            raise UsageError(
-                "risda keeps means and covariances of classes, and so does this method: it augments already."
-            )
+        super().attach(method)
         classes, dim = method.classifier.weight.shape
         head = self.head or max(1, classes // 5)
         commonest_first = torch.argsort(method.counts, stable=True, descending=True)
-        buffers = empty_statistics(classes, dim, self.covariance)
-        buffers |= {"graph": torch.zeros(classes, classes), "displacement": torch.zeros(classes, dim)}
-        buffers["tail"] = torch.ones(classes, dtype=torch.bool).index_fill(0, commonest_first[:head], False)
-        buffers["risda_weights"] = effective_number_weights(method.counts, self.rho)
+        tail = torch.ones(classes, dtype=torch.bool).index_fill(0, commonest_first[:head], False)
+        buffers = {"graph": torch.zeros(classes, classes), "displacement": torch.zeros(classes, dim), "tail": tail}
         for name, value in buffers.items():
             method.register_buffer(name, value)
         method.risda_criterion = ClassifierLoss("ce", method.counts)
@@ -96,10 +65,18 @@ class RISDA(SecondStage):
         means = over_processes(sums) / confusion.sum(1, keepdim=True)
         method.displacement.copy_(prototype_shift(means, method.graph))
 
+    def step(self, method: Any, batch: Mapping[str, Batch], clock: Clock, update: Update) -> dict[str, Tensor]:
+        terms = update.gradients(batch, clock)
+        if clock.epoch >= self.freeze_from * clock.epochs:
+            for name, parameter in method.named_parameters():
+                if not name.startswith("classifier."):
+                    parameter.grad = None  # and the optimiser leaves it alone, its weight decay and momentum too
+        update.apply()
+        return terms
+
     def losses(self, method: Any, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
         main = batch["main"]
-        done = self.begins_at + (1 - self.begins_at) * clock.epoch / clock.epochs
-        alpha, beta = send(torch.tensor([self.alpha * done, self.beta * done]), main.labels.device)
+        alpha, beta = self.strengths(clock, main.labels.device, self.alpha, self.beta)
         features, labels, classifier = method.features(main.views[0]), main.labels, method.classifier
         moved = method.displacement[labels]
         update_statistics(features + alpha * moved, labels, method.means, method.covariances, method.seen)
@@ -107,4 +84,4 @@ class RISDA(SecondStage):
         augmented = classifier(features) + beta / 2 * spread(classifier.weight, labels, method.covariances)
         # Twice, as released: once in the features and once in the scores.
         augmented = augmented + 2 * alpha * moved @ classifier.weight.T
-        return {"risda": method.risda_criterion(augmented, labels, class_weights=method.risda_weights)}
+        return {"risda": method.risda_criterion(augmented, labels, class_weights=method.augmented_weights)}

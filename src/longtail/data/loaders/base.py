@@ -58,18 +58,21 @@ class Loader(ABC):
         start: int = 0,
         epochs: int = 1,
         last_batch: LastBatch = "fill",
+        steps: int | None = None,
         sampling: Callable[[str], Tensor] | None = None,
     ) -> Generator[dict[str, Batch], None, None]:
         """This process's part of the training batches of `epoch` of `epochs`, from step `start` on.
 
-        `batch_size` counts the images of all processes together. `sampling` gives the class weights [C] of a stream with
+        `batch_size` counts the images of all processes together. `steps`: of the epoch, each of a whole batch (default: as
+        many as show every image once, the last as `last_batch` says). `sampling` gives the class weights [C] of a stream with
         sampler "own", asked for when a batch is drawn: just before it is used, or some batches ahead where worker
         processes read. Raises `UsageError` where the batch cannot be shared equally or a spec is wrong, and
         `LongtailError` where an image is corrupt.
         """
         rank, world_size = self.setup.rank, self.setup.world_size
         part = share(batch_size, rank, world_size)
-        sizes = batch_sizes(len(self.labels), batch_size, last_batch, world_size)
+        whole = None if steps is None else [batch_size] * steps
+        sizes = whole or batch_sizes(len(self.labels), batch_size, last_batch, world_size)
         draws = {
             name: epoch_draws(
                 self._classes, stream, name=name, batch_size=batch_size, seed=seed, epoch=epoch, epochs=epochs,
