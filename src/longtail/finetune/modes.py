@@ -17,7 +17,7 @@ from ..models.backbone import Backbone
 # Share of the parameters that the last stages hold which learn where `partial` does not say how many.
 PARTIAL_SHARE = 0.75
 # The modes whose frozen stages are computed once, and how many augmented versions of each image where that is not said.
-DRAWS = {"head": 0, "partial": 3}
+DRAWS = {"head": 0, "partial": 2}
 
 
 def prepare(backbone: Backbone, finetune: FinetuneConfig, classes: int) -> None:
