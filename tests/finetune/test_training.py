@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from longtail import api
 from longtail.config import merge
@@ -56,6 +57,37 @@ def test_features_are_computed_once_and_are_the_networks_own(tmp_path, settings,
     train(tmp_path / "b", settings, mode="head")
     assert [line["loss"] for line in Run(tmp_path / "b").metrics()] == [line["loss"] for line in first]
     monkeypatch.undo()
+
+
+class StopInFeatures(Reporter):
+    """Presses Ctrl-C when the first features are there."""
+
+    def begin(self, label, total, done=0):
+        self.due = label.startswith("features")
+
+    def advance(self, steps=1):
+        if self.due:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_keeps_the_features_computed_so_far(tmp_path, settings, cache, monkeypatch):
+    monkeypatch.setattr(features, "BATCH", 8)
+    options = merge(settings, {"finetune": {"mode": "head"}, "train": {"epochs": 1}})
+    with pytest.raises(LongtailError, match=r"Stopped by SIGINT\. The features computed so far are kept: give the same"):
+        api.train("ce", out=tmp_path / "run", reporter=StopInFeatures(), **options)
+    assert not (tmp_path / "run").exists()
+    (shard,) = cache.rglob("*.safetensors")
+    stored = len(load_file(shard)["hashes"])
+    assert 8 <= stored <= 9  # 84 images in 11 batches
+    computed, original = [], features.FrozenStages.__call__
+
+    def counting(self, images):
+        computed.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(features.FrozenStages, "__call__", counting)
+    api.train("ce", out=tmp_path / "run", **options)
+    assert sum(computed) == 84 - stored + 30
 
 
 def test_draws_follow_from_image_and_number_alone(settings, cache, weights):

@@ -25,6 +25,7 @@ from ..models import Backbone
 from .prepare import Loaders, Subset, method_options, preprocessing_of, stages_of
 from .reporter import Reporter
 from .setup import place
+from .signals import Interrupted, StopRequest
 
 logger = logging.getLogger("longtail")
 
@@ -94,10 +95,13 @@ def build_feature_loaders(
     )  # fmt: skip
 
     def loader(images: ImageSet, variants: list[Variant]) -> FeatureLoader:
-        with _progress(reporter, f"features of {images.name}") as advance:
+        watched = _progress(reporter, f"features of {images.name}", stop := StopRequest())
+        with fabric.rank_zero_first(), stop, watched as advance:
             values, positions, corrupt = compute(
                 images, frozen, variants, setup=setup, channels=channels, image_size=data.image_size, advance=advance
             )
+        if stop.number is not None:
+            raise Interrupted(stop.number, "The features computed so far are kept: give the same command again.")
         if corrupt and not data.skip_corrupt:
             raise corrupt_images(list(corrupt.values()))
         plain = values[Variant("")]
@@ -118,11 +122,12 @@ def build_feature_loaders(
 
 
 @contextmanager
-def _progress(reporter: Reporter, label: str) -> Iterator[Callable[[int, int], None]]:
-    """What is told how many images of how many are done. Says how long they will take once that can be told."""
+def _progress(reporter: Reporter, label: str, stop: StopRequest) -> Iterator[Callable[[int, int], bool]]:
+    """What is told how many images of how many are done, and says whether to stop there. Says how long they will take once
+    that can be told."""
     begun, last = time.monotonic(), 0
 
-    def advance(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> bool:
         nonlocal last
         if not last:
             reporter.begin(label, total)
@@ -131,6 +136,7 @@ def _progress(reporter: Reporter, label: str) -> Iterator[Callable[[int, int], N
             logger.info("%s: %s, %.0f a second: %.0f s left", label, f"{total:,}", rate, (total - done) / rate)
         reporter.advance(done - last)
         last = done
+        return stop.number is not None
 
     yield advance
     if last:

@@ -8,7 +8,6 @@ import threading
 from types import FrameType, TracebackType
 
 from ..errors import LongtailError
-from .run import Run
 
 # What asks a run to stop: a person, `kill` and `timeout`, a terminal that closes, SLURM's --signal=USR1.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
@@ -17,10 +16,10 @@ _PATIENCE = 1.0  # seconds that the second Ctrl-C gives a step to end by itself
 
 
 class Interrupted(LongtailError):  # noqa: N818
-    """Training was asked to stop, and saved its state first. The exit code is the shell's: 128 + signal."""
+    """A run was asked to stop, and saved what it had first. `then`: how to go on. The exit code is the shell's: 128 + signal."""
 
-    def __init__(self, number: int, run: Run) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name}. Continue with: longtail train --resume {run.path}")
+    def __init__(self, number: int, then: str) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}. {then}")
         self.exit_code = 128 + number
 
 

@@ -297,7 +297,7 @@ class Trainer:
                     progress.step = step + 1
                     progress.totals = self._mean_over_processes(watch.totals)
                     self._save()
-                    raise Interrupted(number, self.run)
+                    raise Interrupted(number, f"Continue with: longtail train --resume {self.run.path}")
                 if self.deadline.over():
                     logger.info("%s: out of time in epoch %d, at step %d of %d", stage.name, epoch + 1, step + 1, steps)
                     break

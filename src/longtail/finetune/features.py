@@ -27,6 +27,7 @@ from ..data.loaders import Loader, Setup
 from ..data.loaders.setup import Crops, Fetched, Request
 from ..data.ops import send
 from ..data.squares import SquareReader
+from ..data.workers import keep_quiet, results_of
 from ..errors import LongtailError
 from ..models.backbone import Backbone
 from ..seeding import generator
@@ -34,9 +35,8 @@ from .store import Store, content_hashes, weights_hash
 
 logger = logging.getLogger("longtail")
 
-BATCH = 64  # images that go through the frozen stages at once
+BATCH = 32  # images that go through the frozen stages at once
 SHARD_SECONDS = 20  # after so long, what was computed is written
-Advance = Callable[[int], None]
 
 
 class FrozenStages:
@@ -146,12 +146,13 @@ def compute(
     setup: Setup,
     channels: int,
     image_size: int | None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Callable[[int, int], bool] = lambda done, total: False,
 ) -> tuple[dict[Variant, Tensor], np.ndarray, dict[int, str]]:
     """What `frozen` makes of every variant of `images`, [N, H, W, C] each; the positions that could be read; the others, and why.
 
     Reads what is stored, computes the rest, and stores it. A version depends on its image's content and its draw alone.
-    Decoding goes on in worker processes meanwhile. `advance` is told how many images of how many are done.
+    Decoding goes on in worker processes meanwhile. `advance` is told how many images of how many are done, and whether what
+    it says ends the work there, all that was computed stored.
     """
     assert setup.mean is not None
     assert setup.std is not None
@@ -187,24 +188,28 @@ def _made(
     hashes: np.ndarray,
     setup: Setup,
     corrupt: dict[int, str],
-    advance: Callable[[int, int], None],
+    advance: Callable[[int, int], bool],
 ) -> Iterator[tuple[list[int], dict[Variant, Tensor]]]:
     """Every variant of the images at `positions`, a shard at a time. Adds those that cannot be read to `corrupt`."""
     chunks = np.array_split(positions, -(-len(positions) // BATCH))
-    loaded = DataLoader(_Squares(reader, chunks), batch_size=None, num_workers=setup.workers)
+    squares = _Squares(reader, chunks)
+    loader = DataLoader(squares, batch_size=None, num_workers=setup.workers, worker_init_fn=keep_quiet)
     read: list[int] = []
     made: dict[Variant, list[Tensor]] = {variant: [] for variant in augments}
-    done, written = 0, time.monotonic()
-    for squares, places, unreadable in loaded:
-        corrupt.update(unreadable)
-        if places:
-            read += places
-            on_device = send(squares, setup.device)
-            for variant, augment in augments.items():
-                draws = [generator(0, "version", int(h), variant.draw) for h in hashes[places]]
-                made[variant].append(frozen(augment(on_device, *draws)).cpu())
-        done += len(places) + len(unreadable)
-        advance(done, len(positions))
-        if read and (time.monotonic() - written > SHARD_SECONDS or done == len(positions)):
-            yield read, {variant: torch.cat(parts) for variant, parts in made.items()}
-            read, made, written = [], {variant: [] for variant in augments}, time.monotonic()
+    done, written, stop = 0, time.monotonic(), False
+    with results_of(loader) as results:
+        for images, places, unreadable in results:
+            corrupt.update(unreadable)
+            if places:
+                read += places
+                on_device = send(images, setup.device)
+                for variant, augment in augments.items():
+                    draws = [generator(0, "version", int(h), variant.draw) for h in hashes[places]]
+                    made[variant].append(frozen(augment(on_device, *draws)).cpu())
+            done += len(places) + len(unreadable)
+            stop = advance(done, len(positions))
+            if read and (stop or time.monotonic() - written > SHARD_SECONDS or done == len(positions)):
+                yield read, {variant: torch.cat(parts) for variant, parts in made.items()}
+                read, made, written = [], {variant: [] for variant in augments}, time.monotonic()
+            if stop:
+                return
