@@ -73,7 +73,9 @@ class StopInFeatures(Reporter):
 def test_ctrl_c_keeps_the_features_computed_so_far(tmp_path, settings, cache, monkeypatch):
     monkeypatch.setattr(features, "BATCH", 8)
     options = merge(settings, {"finetune": {"mode": "head"}, "train": {"epochs": 1}})
-    with pytest.raises(LongtailError, match=r"Stopped by SIGINT\. The features computed so far are kept: give the same"):
+    with pytest.raises(
+        LongtailError, match=r"Stopped by SIGINT\. The features computed so far are kept: give the same"
+    ):
         api.train("ce", out=tmp_path / "run", reporter=StopInFeatures(), **options)
     assert not (tmp_path / "run").exists()
     (shard,) = cache.rglob("*.safetensors")

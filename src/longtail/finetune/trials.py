@@ -34,7 +34,7 @@ MEASURE = "class_balanced"
 CANDIDATES: dict[str, dict[str, Any]] = {
     "balanced_softmax": {"method": "balanced_softmax"},
     "ce with class weights": {"method": "ce", "options": {"reweight": "always"}},
-    "logit adjustment, stronger": {"method": "ce", "options": {"loss": "logit_adjusted", "tau": 1.5}},
+    "logit adjustment by 1.5": {"method": "ce", "options": {"loss": "logit_adjusted", "tau": 1.5}},
 }
 FIRST_EPOCHS = 2
 SCRATCH = 200  # epochs at most of a network that is not trained yet
