@@ -18,10 +18,12 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_reports():
-    """A report at the end of each of hundreds of trainings would take longer than they do; tests/report makes its own."""
+def _short_trainings():
+    """A report at the end of each of hundreds of trainings would take longer than they do, and so would looking for copies
+    among their images; tests/report and tests/data/test_overlap.py do both."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("longtail.api.write_report", lambda path: None)
+        patch.setattr("longtail.data.leaks.SECONDS", 0)
         yield
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..classes import Classes
 from ..config import Config, TrainConfig, flat, merge, save_yaml, validate
-from ..data.overlap import warn_of_overlap
+from ..data.leaks import warn_of_overlap
 from ..data.squares import SquareReader
 from ..data.workers import telling_of_dead_workers
 from ..errors import UsageError, unknown_name
@@ -121,7 +121,7 @@ class Trainer:
         if not self.is_main:
             self.reporter = Reporter()
         elif not state:
-            warn_of_overlap(subset.train, subset.held_out)
+            warn_of_overlap(subset.train, subset.held_out, channels)
         if method.backbone.entry:
             self.loaders = build_feature_loaders(config, subset, self.fabric, channels, method, self.reporter)
         else:
