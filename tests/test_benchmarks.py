@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import base64
 import io
 import itertools
 import json
@@ -16,6 +18,7 @@ from PIL import Image
 
 from benchmarks import (
     compare,
+    converged,
     faces,
     gpu,
     identities,
@@ -29,7 +32,9 @@ from benchmarks import (
 )
 from benchmarks.measuring import add_to_record, provenance, resident_bytes
 from longtail.api import make_config
+from longtail.config import merge
 from longtail.errors import LongtailError, UsageError
+from longtail.report.comparison import compare as compare_runs
 
 SMALL = ["--backbone", "resnet8", "--batch", "8", "--device", "cpu"]
 
@@ -189,6 +194,48 @@ def test_a_comparison_tells_scores_and_geometry_of_what_is_finished(small_set, t
     text = (tmp_path / "compare-small.md").read_text()
     assert f"| ce | {100 * row['results']['metrics']['top1']:.2f} |" in text
     assert f"| ce | {row['geometry']['compactness']:.3f} |" in text
+
+
+def test_the_converged_table_sets_each_method_beside_cross_entropy_and_keeps_what_was_written_by_hand(
+    small_set, tmp_path, monkeypatch
+):
+    setting = {
+        "data": {"source": small_set} | converged.CARVED | {"imbalance": 2},
+        "backbone": "resnet8",
+        "recipes": False,
+    }
+    monkeypatch.setattr(converged, "SETTINGS", {"tiny": setting})
+    monkeypatch.setattr(converged, "COMMON", {"epochs": 1, "batch_size": 32, "lr": 0.1})
+    monkeypatch.setattr(converged, "RESULTS", tmp_path)
+    words = ["converged", "tiny", "--only", "ce", "glmc: no consistency", "--out", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", words)
+    converged.main()
+    ce, glmc = json.loads((tmp_path / "converged-tiny.json").read_text())
+    assert glmc["config"]["options"]["contrast_weight"] == 0
+    assert (ce["config"]["data"]["source"], set(ce["geometry"])) == ("tiny", set(compare.GEOMETRY))
+
+    # The runs' own comparison, which reads their predictions, finds the same interval.
+    folders = [tmp_path / "runs" / "tiny" / name / "seed-0" for name in ("ce", "glmc-no-consistency")]
+    (contrast,) = (c for c in compare_runs(folders, baseline="ce").contrasts if c.measure == "top1")
+    assert converged.over([glmc], [ce]) == contrast.images
+
+    (tmp_path / "converged-tiny.note.md").write_text("Ruled out: the sampler.\n")
+    monkeypatch.setattr(converged, "measure_geometry", None)  # what is known is not measured again
+    text = converged.write_table(argparse.Namespace(setting="tiny", out=tmp_path / "runs"))
+    assert "\n\nRuled out: the sampler.\n\n| method | compactness" in text
+    mine = glmc | {"right": base64.b64encode(bytes(len(converged._right(glmc)))).decode()}
+    assert converged._disagreements("tiny", ["glmc"])[1].startswith("Behind cross-entropy here")
+    assert converged.over([mine], [ce]).mean == pytest.approx(-ce["results"]["metrics"]["top1"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"), [(s, n) for s, told in converged.SETTINGS.items() for n in told.get("rows", ())]
+)
+def test_the_rows_of_a_setting_are_valid_runs(setting, name):
+    method, own = converged.VARIANTS[name]
+    told = converged.overrides(converged.SETTINGS[setting], argparse.Namespace(data="x", compile=False))
+    config = make_config(method, None, merge(told, own))
+    assert config.backbone == ("resnet32_w64" if name.endswith("_w64") else "resnet32")
 
 
 def test_a_record_keeps_the_runs_of_other_machines_and_refuses_those_of_other_settings(tmp_path):

@@ -8,9 +8,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -125,3 +127,36 @@ def default_out(method: str) -> Path:
     from datetime import datetime
 
     return Path("runs") / f"{method.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextmanager
+def stopping_after(minutes: float) -> Iterator[None]:
+    """Have what is within stop by SIGTERM after this long, and say how to go on, whoever stopped it."""
+    import signal
+    import threading
+
+    from ..engine.signals import Interrupted
+
+    def stopped(exit_code: int) -> LongtailError:
+        error = LongtailError("Stopped. What was trained is saved: give the same command again to go on.")
+        error.exit_code = exit_code
+        return error
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)  # no Exception: reading data would take that for a corrupt image
+
+    if not minutes > 0:  # nan included
+        raise UsageError(f"--minutes is a number above 0, not {minutes:g}.")
+    previous = signal.signal(signal.SIGTERM, stop)  # between trainings, which have a handler of their own
+    alarm = threading.Timer(min(60 * minutes, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGTERM))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    except Interrupted as error:
+        raise stopped(error.exit_code) from None
+    except SystemExit:
+        raise stopped(128 + signal.SIGTERM) from None
+    finally:
+        alarm.cancel()
+        signal.signal(signal.SIGTERM, previous)

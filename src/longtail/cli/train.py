@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import LongtailError, UsageError, unknown_name
+from ..errors import UsageError, unknown_name
 from ..printable import log_to_console
 from .app import app
-from .shared import console, default_out, given, reads_source, say, settings_of
+from .shared import console, default_out, given, reads_source, say, settings_of, stopping_after
 
 AUTO_METHOD = "balanced_softmax"  # what auto trains where no budget lets it try others
 
@@ -211,46 +207,13 @@ def reproduce(
     if recipe not in all_recipes():
         raise unknown_name("recipe", recipe, all_recipes())
     overrides = merge(settings_of(recipe.partition("/")[0], settings), {"train": given(epochs=epochs)})
-    with _stopping_after(minutes):
+    with stopping_after(minutes):
         runs = run_seeds(recipe, data, range(seeds), out, overrides, LiveReporter(console))
     last = run_of_seed(recipe, seeds - 1, out)
     line = summarise(recipe, runs, last.environment() or {})
     append_line(results, line)
     console.print(comparison_table(line))
     say(f"Added a line to {results}.")
-
-
-@contextmanager
-def _stopping_after(minutes: float) -> Iterator[None]:
-    """Have what is within stop by SIGTERM after this long, and say how to go on, whoever stopped it."""
-    import signal
-    import threading
-
-    from ..engine.signals import Interrupted
-
-    def stopped(exit_code: int) -> LongtailError:
-        error = LongtailError("Stopped. What was trained is saved: give the same command again to go on.")
-        error.exit_code = exit_code
-        return error
-
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)  # no Exception: reading data would take that for a corrupt image
-
-    if not minutes > 0:  # nan included
-        raise UsageError(f"--minutes is a number above 0, not {minutes:g}.")
-    previous = signal.signal(signal.SIGTERM, stop)  # between trainings, which have a handler of their own
-    alarm = threading.Timer(min(60 * minutes, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGTERM))
-    alarm.daemon = True
-    alarm.start()
-    try:
-        yield
-    except Interrupted as error:
-        raise stopped(error.exit_code) from None
-    except SystemExit:
-        raise stopped(128 + signal.SIGTERM) from None
-    finally:
-        alarm.cancel()
-        signal.signal(signal.SIGTERM, previous)
 
 
 # One network, schedule and number of epochs for all, so that only the method differs; and as many steps as GLMC needs.
