@@ -21,6 +21,10 @@ class UsageError(LongtailError, ValueError):
     exit_code = 2
 
 
+class DivergedError(LongtailError):
+    """A loss or a weight is not a finite number any more."""
+
+
 # What people write for names of this project, which the spelling of alone would not find.
 _MEANINGS = {
     "adam": ("adamw",),

@@ -45,14 +45,15 @@ def run_seeds(
         run = run_of_seed(name, seed, out)
         laid = merge({"train": {"authors_protocol": True}, "data": {"source": data}}, merge(overrides, {"seed": seed}))
         if run.config_file.exists():
-            _check_settings(run, api.resolved(api.make_config(method, setting, laid)))
+            check_settings(run, api.resolved(api.make_config(method, setting, laid)))
         results.append(
             api.go_on(run.path, reporter) or api.train(method, recipe=setting, out=run.path, reporter=reporter, **laid)
         )
     return results
 
 
-def _check_settings(run: Run, wanted: Config) -> None:
+def check_settings(run: Run, wanted: Config) -> None:
+    """Raise `UsageError` where `run` was begun with other settings than `wanted`, as `api.resolved` has them."""
     there, asked = (dict(flat(config.model_dump(), ".")) for config in (run.config(), wanted))
     for name, value in asked.items():
         if there.get(name) != value:

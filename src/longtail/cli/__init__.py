@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import train, models, report, compare, calibrate, export, serve, listing, data  # isort: skip  # as --help lists them
+from . import train, tune, models, report, compare, calibrate, export, serve, listing, data  # isort: skip  # as --help lists them
 from .app import app
 from .shared import run
 
@@ -19,6 +19,7 @@ __all__ = [
     "run",
     "serve",
     "train",
+    "tune",
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import LongtailError
+from ..errors import DivergedError
 from ..methods.base import Method
 from .run import Run
 
@@ -25,7 +25,7 @@ class LossWatch:
         self._unchecked: list[dict[str, Tensor]] = []  # the terms of the steps since the last look
 
     def add(self, terms: Mapping[str, Tensor], step: int) -> None:
-        """Take in the terms of `step`. Raises `LongtailError`, at every so many steps, where one is not finite."""
+        """Take in the terms of `step`. Raises `DivergedError`, at every so many steps, where one is not finite."""
         terms = {name: value.detach() for name, value in terms.items()}
         self._unchecked.append(terms)
         for name, value in terms.items():
@@ -34,7 +34,7 @@ class LossWatch:
             self.check(step)
 
     def check(self, step: int, weights_of: Method | None = None) -> None:
-        """Raise `LongtailError` unless the losses up to `step`, and before a checkpoint the weights too, are finite."""
+        """Raise `DivergedError` unless the losses up to `step`, and before a checkpoint the weights too, are finite."""
         bad = [f"loss term '{name}'" for name, value in self.totals.items() if not torch.isfinite(value)]
         # One term that is not finite soon makes the others so: name the first.
         for first, terms in enumerate(self._unchecked, step + 1 - len(self._unchecked)):
@@ -47,7 +47,7 @@ class LossWatch:
         if bad:
             path = self.run.checkpoint_file
             kept = f"The last good checkpoint is {path}. " if path.exists() else ""
-            raise LongtailError(
+            raise DivergedError(
                 f"In epoch {self.epoch + 1}, step {step + 1}, {bad[0]} is not finite. "
                 f"{kept}Try a lower train.lr, train.clip=1 or train.precision=fp32."
             )

@@ -114,6 +114,8 @@ class Method(nn.Module):
     learned_before: ClassVar[tuple[str, ...]] = ()
     # Parts that such a run must have, to be started from.
     needed_from: ClassVar[tuple[str, ...]] = ("backbone",)
+    # The option that weighs what the method adds, and the three values of it that `longtail tune` tries.
+    main_weight: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     # Sets of options beside the defaults that the generated tests try.
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     # Why a step asks the device for values, which it should not, or None.

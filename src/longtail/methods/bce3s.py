@@ -88,6 +88,7 @@ class BCE3S(Method):
     seen: Tensor
 
     Options = BCE3SOptions
+    main_weight = ("contrastive_weight", (0.1, 0.03, 0.3))
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
     variants = ({"joint": "ce", "contrastive": "ce", "uniform": "ce"}, {"finetune": "maxnorm"})
 

@@ -43,6 +43,7 @@ class BCL(Method):
     counts: Tensor
 
     Options = BCLOptions
+    main_weight = ("contrast_weight", (0.6, 0.3, 1.2))
     train_defaults = {
         "lr": 0.15,
         "weight_decay": 5e-4,

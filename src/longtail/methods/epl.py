@@ -58,6 +58,7 @@ class Margin(Method):
     deployed = ("backbone",)
     sharded = tuple(f"head.{name}" for name in MarginHead.local_state)
     Options = MarginOptions
+    main_weight = ("margin", (0.4, 0.3, 0.5))
     train_defaults = {
         "lr": 0.1,
         "momentum": 0.9,
@@ -126,6 +127,7 @@ class EPL(Margin):
     """A margin method with empirical prototypes."""
 
     Options = EPLOptions
+    main_weight = ("k", (0.7, 0.5, 0.9))
     variants = ({"repeats": "last", "prototypes_start": "normal", "start_epoch": 1},)
     waits = "how often each identity is in the batch is read on the host, to move its prototype as often"
 

@@ -60,6 +60,7 @@ class GLMC(Method):
     weights: Tensor
 
     Options = GLMCOptions
+    main_weight = ("contrast_weight", (1.0, 4.0, 10.0))
     train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64}
     variants = ({"rebalance": False}, {"mixture": False}, {"finetune": "maxnorm"}, {"finetune": "balanced_softmax"})
 

@@ -38,6 +38,7 @@ class ISDA(Method):
     seen: Tensor
 
     Options = ISDAOptions
+    main_weight = ("strength", (0.5, 0.25, 1.0))
     variants = ({"covariance": "diagonal"},)
 
     def __init__(self, backbone: Backbone, classes: Classes, options: ISDAOptions) -> None:

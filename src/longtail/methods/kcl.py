@@ -52,6 +52,7 @@ class KCL(ContrastThenClassifier):
     """See the module's text."""
 
     Options = KCLOptions
+    main_weight = ("tau", (0.07, 0.1, 0.2))
     train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"queue": 32, "queue_start": "empty", "unused": "zeroed"},

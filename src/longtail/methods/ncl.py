@@ -33,6 +33,7 @@ class NCL(ExpertMethod):
     """See the module's text."""
 
     Options = NCLOptions
+    main_weight = ("mutual_weight", (0.6, 0.3, 1.2))
     deployed = ("backbone", "others", "heads")
     train_defaults = {"weight_decay": 2e-4, "batch_size": 64, "schedule": "step", "warmup_epochs": 5}
 

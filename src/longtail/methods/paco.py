@@ -48,6 +48,7 @@ class GPaCo(Method):
     """See the module's text. Both views are queries; those of the second are remembered."""
 
     Options = GPaCoOptions
+    main_weight = ("alpha", (0.01, 0.02, 0.05))
     train_defaults = {
         "lr": 0.05,
         "batch_size": 128,

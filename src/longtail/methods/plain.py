@@ -137,6 +137,7 @@ class LogitAdjustment(PlainMethod):
     """Menon et al., ICLR 2021, eq. 10."""
 
     Options = with_defaults(PlainOptions, loss="logit_adjusted")
+    main_weight = ("tau", (1.0, 0.5, 1.5))
     variants = ()
 
 
@@ -144,6 +145,7 @@ class Focal(PlainMethod):
     """Lin et al., ICCV 2017, with softmax probabilities, as LDAM's authors compare with it."""
 
     Options = with_defaults(PlainOptions, loss="focal")
+    main_weight = ("gamma", (1.0, 0.5, 2.0))
     variants = ()
 
 
@@ -151,6 +153,7 @@ class LDAM(PlainMethod):
     """LDAM-DRW: Cao et al., NeurIPS 2019."""
 
     Options = with_defaults(PlainOptions, loss="ldam", classifier="cosine", reweight="deferred")
+    main_weight = ("max_margin", (0.5, 0.3, 0.8))
     variants = ({"reweight": "none", "sampler": "effective_number"},)
 
 
@@ -158,6 +161,7 @@ class ClassBalanced(PlainMethod):
     """Class-balanced focal loss: Cui et al., CVPR 2019. With loss=bce its sigmoid form, with loss=ce its softmax form."""
 
     Options = with_defaults(PlainOptions, loss="sigmoid_focal", reweight="always", weight_mean="batch")
+    main_weight = ("beta", (0.9999, 0.99, 0.999))
     variants = ({"loss": "bce"}, {"loss": "ce"})
 
 
@@ -165,6 +169,7 @@ class MixUp(PlainMethod):
     """Zhang et al., ICLR 2018."""
 
     Options = with_defaults(PlainOptions, mix="mixup")
+    main_weight = ("mix_alpha", (1.0, 0.2, 0.4))
     variants = ()
 
 
@@ -172,6 +177,7 @@ class CutMix(PlainMethod):
     """Yun et al., ICCV 2019."""
 
     Options = with_defaults(PlainOptions, mix="cutmix")
+    main_weight = ("mix_alpha", (1.0, 0.2, 0.5))
     variants = ()
 
 
@@ -179,6 +185,7 @@ class Remix(PlainMethod):
     """Chou et al., ECCV workshops 2020."""
 
     Options = with_defaults(PlainOptions, mix="remix")
+    main_weight = ("mix_alpha", (1.0, 0.2, 0.4))
     variants = ()
 
 
@@ -186,4 +193,5 @@ class CMO(PlainMethod):
     """Context-rich minority oversampling: Park et al., CVPR 2022."""
 
     Options = with_defaults(PlainOptions, mix="cmo")
+    main_weight = ("mix_prob", (0.5, 0.3, 1.0))
     variants = ({"loss": "ldam", "classifier": "cosine", "reweight": "deferred", "mix_pause": 0, "mix_prob": 1.0},)

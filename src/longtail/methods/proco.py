@@ -45,6 +45,7 @@ class ProCo(Method):
     next_amounts: Tensor
 
     Options = ProCoOptions
+    main_weight = ("contrast_weight", (1.0, 0.5, 2.0))
     train_defaults = {
         "lr": 0.3,
         "weight_decay": 2e-4,

@@ -59,6 +59,7 @@ class RIDE(TrunkMethod):
     late: Tensor
 
     Options = RIDEOptions
+    main_weight = ("diversity", (-0.45, -0.2, -0.9))
     deployed = (*TrunkMethod.deployed, "routers", "routing")
     train_defaults = {"nesterov": True, "schedule": "step", "drop": 0.01, "warmup_epochs": 5}
     variants = ({"mix": "cmo", "mix_prob": 1.0, "mix_pause": 0}, {"routers": True, "experts": 2})

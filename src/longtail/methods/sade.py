@@ -27,6 +27,7 @@ class SADE(TrunkMethod):
     shifts: Tensor
 
     Options = SADEOptions
+    main_weight = ("tau", (2.0, 1.5, 2.5))
     train_defaults = {"nesterov": True, "schedule": "step", "warmup_epochs": 5}
 
     def __init__(self, backbone: Backbone, classes: Classes, options: SADEOptions) -> None:

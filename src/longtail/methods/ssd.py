@@ -51,6 +51,7 @@ class SSD(Method):
 
     deployed = ("backbone", "classifier", "scales")
     Options = SSDOptions
+    main_weight = ("tau", (0.2, 0.1, 0.5))
     train_defaults = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 256}
     variants = ({"queue": 32, "queue_start": "empty", "finetune": True, "frozen_batchnorm": "train"},)
 

@@ -38,6 +38,7 @@ class SupCon(ContrastThenClassifier):
     targets: Tensor
 
     Options = SupConOptions
+    main_weight = ("tau", (0.1, 0.07, 0.2))
     train_defaults = {"lr": 0.5, "weight_decay": 1e-4, "batch_size": 256, "warmup_epochs": 10}
     variants = ({"target_repeat": 2},)
 

@@ -48,6 +48,7 @@ class TSC(KCL):
     assignment: Tensor
 
     Options = TSCOptions
+    main_weight = ("target_weight", (0.2, 0.1, 0.5))
     train_defaults = KCL.train_defaults | {"weight_decay": 1e-4}
     variants = ({"masks": "shared", "queue": 32, "queue_start": "empty"},)
     waits = "the assignment of targets is computed on the CPU"

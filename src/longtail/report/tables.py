@@ -94,6 +94,18 @@ def class_table(
     return table
 
 
+def trials_table(record: Mapping[str, Any]) -> Table:
+    """What `longtail tune` tried, the best first."""
+    names = [name for name in ("trial", "lr", "weight_decay", record["weight"]) if name]
+    table = Table(*(name.replace("_", " ") for name in names), "held out")
+    for column in table.columns:
+        column.justify = "right"
+    for row in record["trials"]:
+        score = row["class_balanced"]
+        table.add_row(*(f"{row[name]:g}" for name in names), "diverged" if score is None else percent(score))
+    return table
+
+
 # What fits a terminal; --json has the rest.
 BY_CLASS = ("images", "compactness", "separability", "alignment", "row_angle_min")
 
