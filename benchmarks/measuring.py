@@ -115,4 +115,7 @@ def provenance(rows: Sequence[Row], name: Callable[[Row], str]) -> list[str]:
             f"torch {environment['packages']['torch']}; commit {(environment['git_commit'] or 'unknown')[:12]}{compiled}"
         )
         made.setdefault(text, []).append(name(row))
-    return [f"- machine: {text}" + (f" ({', '.join(names)})" if len(made) > 1 else "") for text, names in made.items()]
+    return [
+        f"- machine: {text}" + (f" ({', '.join(dict.fromkeys(names))})" if len(made) > 1 else "")
+        for text, names in made.items()
+    ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 
@@ -588,3 +590,15 @@ def test_lists(longtail):
         code, out, _ = longtail(*command, "--help")
         assert code == 0
         assert "longtail" in out
+
+
+def test_several_seeds_end_with_mean_and_deviation(longtail, small_set, tmp_path):
+    options = ["--backbone", "resnet8", "--epochs", 1, "--seed", 3, "--seeds", 2, "--out", tmp_path / "runs"]
+    code, shown, _ = longtail("train", "ce", small_set, *options)
+    assert code == 0
+    scores = []
+    for seed in (3, 4):
+        metrics = Run(tmp_path / "runs" / f"seed{seed}").results()["metrics"]
+        scores.append(100 * metrics["class_balanced"])
+        assert re.search(rf"│ {seed} +│ +{scores[-1]:.2f} │", shown)
+    assert f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}" in shown

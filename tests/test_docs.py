@@ -93,17 +93,29 @@ def headline(name: str) -> str:
     return facts + "\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in kept)
 
 
+# What README shows of the benchmark's rows, and how it calls them.
+PHOTOGRAPHS = {
+    "sklearn-balanced": "frozen features, scikit-learn's logistic regression, `class_weight`",
+    "head-ce": "frozen features, cross-entropy",
+    "head-balanced_softmax": "frozen features, Balanced Softmax",
+    "plain fine-tuning": "all weights, cross-entropy, one rate, as general tools do",
+    "full-balanced_softmax": "all weights, Balanced Softmax",
+    "partial-ce": "last stages, cross-entropy",
+    "partial-balanced_softmax": "last stages, Balanced Softmax",
+    "longtail train balanced_softmax --freeze": "`longtail train balanced_softmax photos --freeze`",
+    "longtail train auto --budget 15m": "`longtail train auto photos --budget 15m`",
+    "longtail train auto --budget 1h": "`longtail train auto photos --budget 1h`",
+}
+
+
 def photographs(name: str) -> str:
-    """Of a benchmark's Markdown the accuracies of classifiers on frozen features, scikit-learn's among them."""
+    """Of a benchmark's Markdown the rows that tell a user most."""
     text = (RESULTS / f"{name}.md").read_text()
-    facts = [line for line in text.splitlines() if line.startswith(("- data: ", "- machine: "))]
-    found = re.findall(r"^\| (head-|sklearn)(.*?) \| (\d+) \| (.*?) \| (.*?) \|", text, re.MULTILINE)
-    rows = [
-        (f"scikit-learn{kind_of}" if kind == "sklearn" else kind_of, seeds, balanced, top1)
-        for kind, kind_of, seeds, balanced, top1 in found
-    ]
-    header = ["| classifier | seeds | class-balanced | top-1 |", "|---|---:|---:|---:|"]
-    return "\n".join([*facts, "", *header, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+    data = next(line for line in text.splitlines() if line.startswith("- data: "))
+    found = {row[0]: row[1:] for row in re.findall(r"^\| (.*?) \| (\d+) \| (.*?) \| (.*?) \|", text, re.MULTILINE)}
+    rows = [(called, *found[row]) for row, called in PHOTOGRAPHS.items() if row in found]
+    header = ["| what learns, loss | seeds | class-balanced | top-1 |", "|---|---:|---:|---:|"]
+    return "\n".join([data, "", *header, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def throughput_table(record: dict[str, Any]) -> list[tuple[str, ...]]:

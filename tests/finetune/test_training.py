@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +93,52 @@ def test_ctrl_c_keeps_the_features_computed_so_far(tmp_path, settings, cache, mo
     monkeypatch.setattr(features.FrozenStages, "__call__", counting)
     api.train("ce", out=tmp_path / "run", **options)
     assert sum(computed) == 84 - stored + 30
+
+
+TWO_PROCESSES = """
+import sys, json, os, longtail
+from longtail.finetune import features
+settings, out, log = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+original = features.FrozenStages.__call__
+def recorded(self, images):
+    with open(log, "a") as file:
+        file.write(f"{os.environ.get('LOCAL_RANK', '0')} {len(images)}\\n")
+    return original(self, images)
+features.FrozenStages.__call__ = recorded
+longtail.train("balanced_softmax", out=out, **settings)
+"""
+
+
+def test_of_two_processes_one_computes_the_features(tmp_path, settings):
+    train = {"train": {"devices": 2, "accelerator": "cpu", "epochs": 1}, "finetune": {"mode": "head"}}
+    words = [json.dumps(merge(settings, train)), str(tmp_path / "run"), str(tmp_path / "log")]
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, str(script), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    computed = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert sum(int(images) for _, images in computed) == 84 + 30
+    assert {rank for rank, _ in computed} == {"0"}
+    assert Run(tmp_path / "run").results()["metrics"]["images"] == 30
+
+
+def test_classifier_starts_from_text_features(tmp_path, settings):
+    """As a user with a text tower does: features of each class's prompt, in a file with the visual projection."""
+    names = open_source(str(PHOTOS)).train.class_names
+    text, projection = torch.randn(5, 16), torch.randn(build_backbone(SMALL).dim, 16)
+    order = [2, 0, 1, 4, 3]  # of the file, by name
+    np.savez(
+        tmp_path / "text.npz",
+        text_features=text[order],
+        class_names=[names[i] for i in order],
+        visual_projection=projection,
+    )
+    options = merge(settings, {"train": {"lr": 1e-12, "epochs": 1}})
+    train(tmp_path / "run", options, "lift", mode="head", start=f"text:{tmp_path / 'text.npz'}")
+    rows = torch.nn.functional.normalize(torch.nn.functional.normalize(text) @ projection.T)
+    torch.testing.assert_close(api.load(tmp_path / "run").method.classifier.weight, rows)
 
 
 def test_draws_follow_from_image_and_number_alone(settings, cache, weights):

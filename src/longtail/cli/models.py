@@ -29,6 +29,9 @@ def evaluate(
             "--aggregate", help="Also weigh several experts by what they make of these images (transductive)."
         ),
     ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Also score the mean over five crops: LIFT's test-time ensembling.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Score a trained model: accuracy by shots, calibration, and (on request) classes and feature geometry."""
@@ -36,10 +39,10 @@ def evaluate(
 
     from .. import api
     from ..engine.run import write_json
-    from ..report.tables import class_table, experts_table, geometry_tables, metrics_table, mistake_tables
+    from ..report.tables import class_table, crops_table, experts_table, geometry_tables, metrics_table, mistake_tables
 
     log_to_console(errors)
-    result = api.evaluate(run, data=data, split=split, geometry=geometry, aggregate=aggregate, **reading)
+    result = api.evaluate(run, data=data, split=split, geometry=geometry, aggregate=aggregate, crops=crops, **reading)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -47,6 +50,8 @@ def evaluate(
         console.print(metrics_table(result["metrics"], result["intervals"]))
         for table in mistake_tables(result):
             console.print(table)
+        if crops:
+            console.print(crops_table(result))
         if "experts" in result:
             console.print(experts_table(result))
         if per_class:

@@ -87,7 +87,7 @@ def train(
     from ..config import merge
     from ..methods import method_class
     from ..report.console import LiveReporter
-    from ..report.tables import results_table
+    from ..report.tables import results_table, seeds_table
 
     log_to_console(console)
     reporter = LiveReporter(console)
@@ -121,7 +121,9 @@ def train(
             raise UsageError("--budget is for `longtail train auto`; other methods take --epochs.")
         if budget is not None and epochs is not None:
             raise UsageError("--budget decides how many epochs there are: leave --epochs out.")
+        bound = seconds_of(budget) if budget is not None else 0.0
         method = AUTO_METHOD if automatic else method
+        method_class(method)  # an unknown one is told before anything is looked at
         overrides = merge(begun, settings_of(method, settings))
         told: dict[str, Any] = {
             "backbone": backbone,
@@ -150,8 +152,8 @@ def train(
             if budget is None and overrides.get("pretrained"):
                 api.tell_time(method, overrides)
         if budget is not None:
-            bound = seconds_of(budget) - (time.monotonic() - started)
-            results = api.train_within(bound, out=out, reporter=reporter, overrides=overrides)
+            left = bound - (time.monotonic() - started)
+            results = api.train_within(left, out=out, reporter=reporter, overrides=overrides)
         elif seeds is not None:
             first = overrides.pop("seed", 0)
             several = range(first, first + seeds)
@@ -159,8 +161,8 @@ def train(
                 api.train(method, out=out / f"seed{n}", recipe=recipe, reporter=reporter, seed=n, **overrides)
                 for n in several
             ]
-            say(f"Accuracy in %, {every[0]['split']} split, {every[0]['protocol']}: a line for each seed")
-            console.print(results_table(every))
+            say(f"{method}: accuracy in %, {every[0]['split']} split, {every[0]['protocol']}")
+            console.print(seeds_table(every))
             say(f"Compare them: longtail compare {shlex.quote(str(out))}/*")
             return
         else:

@@ -30,12 +30,25 @@ def to_square(pixels: np.ndarray, side: int) -> np.ndarray:
     if height == width == side:
         return pixels.transpose(2, 0, 1)
     short = min(height, width)
-    left, top = (width - short) / 2, (height - short) / 2
+    return _resized(pixels, [((height - short) / 2, (width - short) / 2)], short, side)[0]
+
+
+def five_crops(pixels: np.ndarray, size: int, margin: int) -> np.ndarray:
+    """Corners and middle of uint8 [H, W, C], its shorter side resized to `size` + `margin`: uint8 [5, C, size, size]."""
+    height, width = pixels.shape[:2]
+    length = min(height, width) * size / (size + margin)
+    down, right = height - length, width - length
+    places = [(0.0, 0.0), (0.0, right), (down, 0.0), (down, right), (down / 2, right / 2)]
+    return _resized(pixels, places, length, size)
+
+
+def _resized(pixels: np.ndarray, places: Sequence[tuple[float, float]], length: float, side: int) -> np.ndarray:
+    """The squares of `length` pixels whose top and left are `places`, resized to uint8 [N, C, side, side]."""
     channels = pixels.shape[2]
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    box = (left, top, left + short, top + short)
-    resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
-    return resized.reshape(side, side, channels).transpose(2, 0, 1)
+    boxes = [(left, top, left + length, top + length) for top, left in places]
+    resized = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box)) for box in boxes])
+    return resized.reshape(len(places), side, side, channels).transpose(0, 3, 1, 2)
 
 
 def squares(images: Tensor, side: int) -> Tensor:
@@ -102,6 +115,10 @@ class SquareReader:
         Raises `CorruptImage`, and `UsageError` where sizes differ and none was given.
         """
         return self._square(i, self._decode(i, self.side))
+
+    def five_crops(self, i: int, margin: int) -> np.ndarray:
+        """Image `i` as uint8 [5, C, size, size]: see `five_crops`."""
+        return five_crops(self._decode(i, self.size + margin), self.size, margin)
 
     def _decode(self, i: int, least: int) -> np.ndarray:
         # a native size must be seen as it is, not at a scale that happens to fit

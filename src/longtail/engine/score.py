@@ -22,6 +22,7 @@ from ..errors import UsageError
 from ..evaluation.geometry import geometry as measure_geometry
 from ..evaluation.predictions import Predictions
 from ..methods.base import Method
+from .crops import evaluate_crops
 from .deploy import Predictor, load
 from .evaluate import evaluate
 from .experts import aggregate_experts, evaluate_experts
@@ -98,13 +99,15 @@ def score(
     split: str | None = None,
     geometry: bool = False,
     aggregate: bool = False,
+    crops: bool = False,
     batch_size: int = 256,
     **reading: Any,
 ) -> dict[str, Any]:
     """Metrics of the run in `path` on `split` ("test" where there is one, else "val"), or on the images of `data`.
 
     Of a method with several experts, also each expert's, as `experts`; with `aggregate`, also those under SADE's
-    transductive protocol, as `aggregated`: see `experts`.
+    transductive protocol, as `aggregated`: see `experts`. With `crops`, also those of the mean over five crops, as
+    `five_crops`: see `crops`.
 
     Besides come "intervals" of the mean accuracies, the "worst" classes and the commonest "confusions": see
     `Predictions.mistakes`.
@@ -133,6 +136,8 @@ def score(
         result["experts"] = experts
     if aggregate:
         result["aggregated"] = aggregate_experts(method, scored.loader, batch_size)
+    if crops:
+        result["five_crops"] = evaluate_crops(method, scored.images, scored.loader, batch_size)
     if geometry:
         measured = {"train": scored.load("train"), scored.split: scored.loader}
         result["geometry"] = {name: _geometry(method, images, batch_size) for name, images in measured.items()}

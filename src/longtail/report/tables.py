@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -25,6 +26,31 @@ def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
         scores = (percent(metrics.get(name)) for name in ("top1", *SHOTS))
         table.add_row(result["method"], *scores, f"{result['seconds']:.0f}")
     return table
+
+
+def seeds_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """`results_table` of a run's seeds, class-balanced accuracy beside, and under it mean ± standard deviation."""
+    table = Table("seed", "class-balanced", "top-1", *SHOTS, "seconds")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    names = ("class_balanced", "top1", *SHOTS)
+    for result in results:
+        scores = (percent((result["metrics"] or {}).get(name)) for name in names)
+        table.add_row(str(result["seed"]), *scores, f"{result['seconds']:.0f}")
+    if len(results) > 1:
+        table.add_section()
+        table.add_row(
+            "mean ± deviation",
+            *(_spread([(result["metrics"] or {}).get(name) for result in results]) for name in names),
+        )
+    return table
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "-"
+    return f"{percent(statistics.mean(known))} ± {percent(statistics.stdev(known))}"
 
 
 def metrics_table(metrics: Mapping[str, Any], intervals: Mapping[str, tuple[float, float] | None]) -> Table:
@@ -70,11 +96,23 @@ def experts_table(result: Mapping[str, Any]) -> Table:
         columns["aggregate (transductive)"] = aggregated["metrics"]
         weights = ", ".join(f"{share:.2f}" for share in aggregated["shares"])
         captions.append(f"weights learned from these images, without labels: {weights}")
-    table = Table(title="experts, in %", title_justify="left", caption="\n".join(captions), caption_justify="left")
+    table = _beside_each_other("experts, in %", columns)
+    table.caption, table.caption_justify = "\n".join(captions), "left"
+    return table
+
+
+def crops_table(result: Mapping[str, Any]) -> Table:
+    """The headline's protocol beside test-time ensembling."""
+    columns = {"one crop": result["metrics"], "mean of five crops": result["five_crops"]}
+    return _beside_each_other("test-time ensembling, in %", columns)
+
+
+def _beside_each_other(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
     table.add_column("measure")
     for name in columns:
         table.add_column(name, justify="right")
-    for name in ("top1", *SHOTS, "ece"):
+    for name in ("top1", "class_balanced", *SHOTS, "ece"):
         table.add_row(name, *(percent(metrics[name]) for metrics in columns.values()))
     return table
 
