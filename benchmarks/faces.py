@@ -3,6 +3,7 @@
     python -m benchmarks.faces --data LFW --epochs 28                    # all, one after the other
     python -m benchmarks.faces --data LFW --only cosface cosface_epl     # some: processes may run side by side
     python -m benchmarks.faces --data LFW --backbone iresnet50 --image-size 112 --name faces-iresnet50
+    python -m benchmarks.faces --data LFW --least 2 --authors --name faces-authors       # two images or more, EPL's start
 
 LFW is a folder with images.parquet, people.txt and pairs.txt. The people of folds 1 to 9 are trained on, the pairs of
 fold 10 are verified; no person is in both, which is checked. Runs that are finished are kept and those that were
@@ -25,6 +26,7 @@ import longtail
 from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.api import go_on
 from longtail.cli import run
+from longtail.config import merge
 from longtail.engine.run import Run, write_json
 from longtail.faces.lists import check_disjoint
 from longtail.faces.verify import verify
@@ -34,6 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 METHODS = ("cosface", "arcface", "uniface", "cosface_epl", "arcface_epl", "uniface_epl")
 MEASURES = {"accuracy": "accuracy", "1e-1": "TAR at FAR 1e-1", "1e-2": "TAR at FAR 1e-2"}
 DATA = "people-of-folds-1-to-9"
+HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 PARTS = 10  # of the pairs judged: each at the threshold that the others choose
 
 
@@ -82,14 +85,15 @@ def train(method: str, seed: int, path: Path, source: Path, args: argparse.Names
     """Train one run, go on with it, or leave it alone if it is finished."""
     if go_on(path):
         return
-    longtail.train(
-        method,
-        data={"source": str(source), "image_size": args.image_size, "validation": 0.0},
-        out=path,
-        backbone=args.backbone,
-        seed=seed,
-        train={"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "compile": args.compile},
-    )
+    told: dict[str, Any] = {
+        "data": {"source": str(source), "image_size": args.image_size, "validation": 0.0},
+        "train": {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "compile": args.compile},
+    }
+    if args.authors:
+        told = merge(told, {"data": HALVES, "train": {"last_batch": "drop"}, "options": {"network_start": "kaiming"}})
+        if method.endswith("_epl"):
+            told["options"] |= {"prototypes_start": "normal", "repeats": "last"}
+    longtail.train(method, out=path, backbone=args.backbone, seed=seed, **told)
 
 
 def judge(path: Path, data: Path, pairs: Path) -> None:
@@ -144,6 +148,7 @@ def _same(row: Row) -> dict[str, Any]:
         "images": row["environment"]["data"]["subset_hash"],
         "size": config["data"]["image_size"],
         "backbone": config["backbone"],
+        "start": config["options"].get("network_start", "usual"),
         **{name: config["train"][name] for name in ("epochs", "batch_size", "lr")},
     }
 
@@ -151,14 +156,14 @@ def _same(row: Row) -> dict[str, Any]:
 def _setting(rows: Sequence[Row]) -> list[str]:
     environment, config, figures = (rows[0][part] for part in ("environment", "config", "figures"))
     data, schedule = environment["data"], config["train"]
-    size = config["data"]["image_size"]
+    size, start = config["data"]["image_size"], config["options"].get("network_start", "usual")
     return [
         f"- trained on: LFW, {data['classes']:,} people of folds 1 to 9, {data['train_images']:,} images, imbalance "
         f"factor {data['imbalance_factor']:,.0f}; judged on: the {figures['same']} same and "
         f"{figures['different']} different pairs of fold 10, whose people are all others (checked)",
         f"- accuracy: the pairs in {PARTS} parts, each at the threshold that the others choose. This is not LFW's "
         "ten-fold figure, which models trained on other sets report",
-        f"- network: {config['backbone']} at {size}x{size}, {environment['backbone_parameters']:,} parameters; "
+        f"- network: {config['backbone']} at {size}x{size}, {start} start, {environment['backbone_parameters']:,} parameters; "
         f"{environment['precision']}; embeddings of the image plus its mirror image, at the last epoch",
         f"- schedule: {schedule['epochs']} epochs, batch {schedule['batch_size']}, SGD lr {schedule['lr']:g}, x0.1 at "
         "4/7 and 6/7; margin 0.4, scale 64, k 0.7, prototypes in the loss from the 4th epoch",
@@ -184,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--least", type=int, default=1, help="train on the people with at least so many images")
+    parser.add_argument("--authors", action="store_true", help="start, normalisation and last batch as in EPL's code")
     parser.add_argument("--compile", action="store_true", help="compile the network: faster, equal up to rounding")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     args = parser.parse_args(arguments)

@@ -188,7 +188,8 @@ def test_builds_a_checked_configuration(name: str) -> None:
     config = make_config(method, setting)
     assert config.model_copy(update={"recipe": name}) == make_config(method, name)
     assert config.backbone in backbone_names() or (method == "lift" and config.backbone.startswith("timm:vit"))
-    assert config.data.image_size == (None if name.startswith(f"{method}/cifar") else 224)
+    sizes = {"cifar": None, "casia": 112}
+    assert config.data.image_size == sizes.get(setting[:5], 224)
     if "-lt-" in setting and "cifar" in setting:
         assert config.data.imbalance == float(setting.rpartition("-")[2])
     for stage in stages_of(config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from longtail.data import policies
 from longtail.data.augment import POLICIES, Augment, ResizedCrop, parse
@@ -49,7 +50,9 @@ def test_every_policy_draws_for_each_image(name, channels, size):
         assert not torch.equal(result, run(name, images, size, seed=1))
 
 
-@pytest.mark.parametrize("spec", ["autoaugment:cifar10", "randaugment:2:10"])
+@pytest.mark.parametrize(
+    "spec", ["autoaugment:cifar10", "autoaugment:cifar10:released", "randaugment:2:10", "timm_randaugment:2:10"]
+)
 def test_images_of_a_batch_get_different_policies(spec):
     result = run(spec, copies(256))
     different = len({image.numpy().tobytes() for image in result})
@@ -103,6 +106,59 @@ def test_parameters_have_the_published_ranges():
     assert strongest["solarize"] == 0
     assert policies.SPACE["solarize"][1](0 * one, one, 331) == 256
     assert policies.SPACE["posterize"][1](7 / 9 * one, one, 32) == 5
+
+
+def test_auto_augment_as_released_turns_to_one_side_and_shifts_by_parts_of_a_pixel():
+    sevenths, signs = torch.full((2,), 7 / 9, dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    released = {name: parameter(sevenths, signs, 32).tolist() for name, (_, parameter) in policies.RELEASED.items()}
+    paper = {name: parameter(sevenths, signs, 32).tolist() for name, (_, parameter) in policies.SPACE.items()}
+    assert released["rotate"] == pytest.approx([30 * 7 / 9] * 2)
+    assert (
+        released["translate_x"]
+        == released["translate_y"]
+        == pytest.approx([7 / 9 * 32 * 150 / 331, -7 / 9 * 32 * 150 / 331])
+    )
+    changed = {"rotate", "translate_x", "translate_y"}
+    assert all(released[name] == paper[name] for name in paper.keys() - changed)
+    assert list(policies.RELEASED) == list(policies.NAMES)  # the drawn places mean the same operations
+
+
+TIMM_NAMES = {
+    "AutoContrast": "autocontrast", "Equalize": "equalize", "Invert": "invert", "Rotate": "rotate",
+    "Posterize": "posterize", "Solarize": "solarize", "SolarizeAdd": "solarize_add", "Color": "colour",
+    "Contrast": "contrast", "Brightness": "brightness", "Sharpness": "sharpness", "ShearX": "shear_x",
+    "ShearY": "shear_y", "TranslateXRel": "translate_x", "TranslateYRel": "translate_y",
+}  # fmt: skip
+
+
+def test_timm_rand_augment_is_timms_to_the_nearest_pixel():
+    """The same operations, and at every level the image that timm makes of it, whichever sign timm drew."""
+    ensure_torchvision()
+    timm = pytest.importorskip("timm.data.auto_augment")
+    assert {TIMM_NAMES[name] for name in timm._RAND_TRANSFORMS} == policies.TIMM.keys() - {"identity"}
+    image = torch.randint(256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
+    for theirs, ours in TIMM_NAMES.items():
+        operation, parameter = policies.TIMM[ours]
+        for level in (2.5, 5.0, 9.7, 10.0):  # below, timm asks Pillow for a posterisation that it refuses
+            strength = torch.tensor([level / 10], dtype=torch.float64)
+            signed = [operation(image, parameter(strength, s * torch.ones(1), 32))[0] for s in (1, -1)]
+            arguments = (timm.LEVEL_TO_ARG[theirs] or (lambda *_: ()))(level, {})
+            made = timm.NAME_TO_OP[theirs](picture, *arguments, resample=Image.NEAREST, fillcolor=(128,) * 3)
+            expected = torch.from_numpy(np.array(made)).permute(2, 0, 1)
+            assert any(torch.equal(one, expected) for one in signed), (theirs, level)
+
+
+def test_timm_rand_augment_applies_half_and_draws_its_magnitude():
+    draws = Draws(100_000, torch.Generator().manual_seed(0))
+    operations, strengths, signs = policies.draw_timm_rand_augment(draws, 2, 8, 0.5)
+    shares = operations.flatten().bincount(minlength=16) / operations.numel()
+    np.testing.assert_allclose(shares, [0.5] + [0.5 / 15] * 15, atol=0.003)
+    assert strengths.mean() == pytest.approx(0.8, abs=1e-3)
+    assert strengths.std() == pytest.approx(0.05, abs=1e-3)
+    assert strengths.max() <= 1
+    assert policies.draw_timm_rand_augment(draws, 1, 10, 0.5)[1].max() == 1
+    assert signs.mean().abs() < 0.01
 
 
 def test_crop_reaches_every_offset_of_the_padded_image():

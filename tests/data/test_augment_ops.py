@@ -43,16 +43,27 @@ def fill(image):
     return GREY[: len(image.getbands())] if image.mode == "RGB" else GREY[0]
 
 
-def transform(image, *matrix):
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, NEAREST, fillcolor=fill(image))
+def transform(image, *matrix, filter=NEAREST):
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, filter, fillcolor=fill(image))
+
+
+def solarize_add(image, level):
+    pixels = np.array(image).astype(int)
+    return Image.fromarray(np.where(pixels < 128, np.minimum(pixels + int(level), 255), pixels).astype(np.uint8))
 
 
 FACTORS = (0.0, 0.1, 0.37, 0.9, 1.0, 1.0, 1.3, 1.45, 1.9, 1.9, 0.5, 1.7)
 SLOPES = (-0.3, -0.21, 0.0, 0.05, 0.1, 1 / 3, 0.3, 0.27, -0.13, 0.2, -0.02, 0.16)
 PIXELS = (-14.0, -9.0, -1.0, 0.0, 1.0, 2.0, 5.0, 31.0, 40.0, 3.0, 14.0, -40.0)
+# of AutoAugment as released: parts of a pixel, at 32 and 28 pixels
+PARTS = tuple(sign * 150 / 331 * side * m / 9 for m in (1, 3, 8) for side in (32, 28) for sign in (1, -1))
 NO_VALUES = (0.0,) * 12
+CUBIC = Image.Resampling.BICUBIC
 
 REFERENCES = {
+    "shear_x_cubic": (SLOPES, lambda image, v: transform(image, 1, v, 0, 0, 1, 0, filter=CUBIC)),
+    "shear_y_cubic": (SLOPES, lambda image, v: transform(image, 1, 0, 0, v, 1, 0, filter=CUBIC)),
+    "solarize_add": ((0.0, 1, 20, 55, 77, 100, 110, 3, 50, 90, 128, 254), solarize_add),
     "shear_x": (SLOPES, lambda image, v: transform(image, 1, v, 0, 0, 1, 0)),
     "shear_y": (SLOPES, lambda image, v: transform(image, 1, 0, 0, v, 1, 0)),
     "translate_x": (PIXELS, lambda image, v: transform(image, 1, 0, v, 0, 1, 0)),
@@ -82,6 +93,15 @@ def test_pixels_are_pillows(name, channels):
     expected = torch.stack([from_pil(reference(to_pil(i), v)) for i, v in zip(images, values, strict=True)])
     assert result.dtype == torch.uint8
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_shifts_by_parts_of_a_pixel_are_pillows(axis):
+    images = some_images()
+    result = getattr(ops, f"translate_{axis}")(images, torch.tensor(PARTS, dtype=torch.float64))
+    matrices = [(1, 0, v, 0, 1, 0) if axis == "x" else (1, 0, 0, 0, 1, v) for v in PARTS]
+    expected = [from_pil(transform(to_pil(image), *matrix)) for image, matrix in zip(images, matrices, strict=True)]
+    assert torch.equal(result, torch.stack(expected))
 
 
 def test_what_a_rotation_leaves_open_is_filled_as_asked():

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from longtail.errors import UsageError
+from longtail.models import build_backbone
 from longtail.models.embedding import embed_with_flip
-from longtail.models.iresnet import clamp_prelu_slopes, iresnet
+from longtail.models.iresnet import Block, clamp_prelu_slopes, iresnet, start_kaiming
 
 
 def _count(module: nn.Module) -> int:
@@ -86,3 +87,27 @@ def test_flip_summed_embedding_does_not_change_when_the_image_is_mirrored():
         torch.testing.assert_close(summed, embed_with_flip(backbone, images.flip(3)), rtol=0, atol=bound)
         torch.testing.assert_close(summed, backbone(images) + backbone(images.flip(3)), rtol=0, atol=bound)
         assert not torch.allclose(backbone(images), backbone(images.flip(3)), rtol=1e-2)
+
+
+def test_kaimings_start_has_the_variance_of_the_fan_in_and_blocks_that_are_their_shortcuts():
+    torch.manual_seed(0)
+    backbone = iresnet("iresnet18", size=32).eval()
+    start_kaiming(backbone)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            fan_in = module.weight[0].numel()
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.03)
+    blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+    assert len(blocks) == 8
+    for block in blocks:
+        x = torch.randn(2, block.body[0].num_features, 4, 4)
+        torch.testing.assert_close(block(x), block.shortcut(x), rtol=0, atol=0)
+
+
+def test_kaimings_start_is_for_a_new_iresnet():
+    with pytest.raises(UsageError, match="network_start=kaiming"):
+        start_kaiming(build_backbone("resnet8"))
+    trained = iresnet("iresnet18", size=32)
+    trained.pretrained = True
+    with pytest.raises(UsageError, match="from scratch"):
+        start_kaiming(trained)

@@ -3,8 +3,8 @@
 A spec is a list of operations and their arguments, ``"crop:4,flip,autoaugment:cifar10,cutout:16"``, or the name of a
 policy, ``"simaugment"``. Operations: ``crop:padding:fill``, ``resized_crop:low:high``, ``flip:prob``,
 ``rotation:degrees``, ``jitter:brightness:contrast:saturation:hue:prob``, ``grey:prob``, ``blur:prob:low:high``,
-``autoaugment:cifar10``, ``randaugment:n:m`` and ``cutout:length:fill`` (which comes last). Arguments with a default can be left
-out.
+``autoaugment:cifar10:form``, ``randaugment:n:m``,
+``timm_randaugment:n:m:deviation`` and ``cutout:length:fill`` (which comes last). Arguments with a default can be left out.
 
 All parameters are drawn on the CPU from the generator that is passed in: the same spec, generator state and batch size
 give the same parameters on every device, and nothing waits for the device. The batches of several steps can be taken
@@ -25,7 +25,16 @@ from torch import Tensor
 from ..errors import UsageError, unknown_name
 from . import ops
 from .draws import Draws
-from .policies import apply_each, apply_policy, draw_auto_augment, draw_rand_augment
+from .policies import (
+    RELEASED,
+    SPACE,
+    TIMM,
+    apply_each,
+    apply_policy,
+    draw_auto_augment,
+    draw_rand_augment,
+    draw_timm_rand_augment,
+)
 
 # name: (spec up to 64 pixels, spec above). Padding mirrors the image: black pixels, as the papers' recipes have them, halve the
 # accuracy on images with a white border.
@@ -38,7 +47,7 @@ POLICIES = {
         "resized_crop:0.2:1,flip,jitter:0.4:0.4:0.4:0.1:0.8,grey:0.2,blur:0.5",
     ),
     "randaugment": ("resized_crop,flip,randaugment:2:10",) * 2,
-    "ride": ("crop:4,flip,rotation:15", "resized_crop,flip,jitter:0.4:0.4:0.4:0"),
+    "ride": ("crop:4:reflect,flip,rotation:15", "resized_crop,flip,jitter:0.4:0.4:0.4:0"),
     "glmc_imagenet": ("resized_crop,flip,jitter:0.4:0.4:0.4:0,grey:0.2,blur:0.5",) * 2,
 }
 
@@ -182,14 +191,22 @@ class Blur(Op):
 
 @dataclass(frozen=True)
 class AutoAugment(Op):
+    """One of 25 pairs of operations (Cubuk et al., CVPR 2019), as in the "paper" or as in the code of BCE3S ("released"):
+    see `policies.RELEASED`."""
+
     policy: str = "cifar10"
+    form: str = "paper"
+
+    FORMS: ClassVar[tuple[str, ...]] = ("paper", "released")
 
     def __post_init__(self) -> None:
         if self.policy != "cifar10":
             raise unknown_name("AutoAugment policy", self.policy, ["cifar10"])
+        if self.form not in self.FORMS:
+            raise unknown_name("form of AutoAugment", self.form, self.FORMS)
 
     def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
-        return apply_policy(images, *draw_auto_augment(draws))
+        return apply_policy(images, *draw_auto_augment(draws), SPACE if self.form == "paper" else RELEASED)
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,19 @@ class RandAugment(Op):
 
     def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
         return apply_policy(images, *draw_rand_augment(draws, self.n, self.m))
+
+
+@dataclass(frozen=True)
+class TimmRandAugment(Op):
+    """`n` random operations, each applied with chance 1/2, at a magnitude drawn around `m` of 10 with this `deviation`: see
+    `policies.TIMM`."""
+
+    n: int
+    m: float
+    deviation: float = 0.5
+
+    def __call__(self, images: Tensor, size: int, draws: Draws) -> Tensor:
+        return apply_policy(images, *draw_timm_rand_augment(draws, self.n, self.m, self.deviation), TIMM)
 
 
 @dataclass(frozen=True)
@@ -227,6 +257,7 @@ OPS: dict[str, type[Op]] = {
     "blur": Blur,
     "autoaugment": AutoAugment,
     "randaugment": RandAugment,
+    "timm_randaugment": TimmRandAugment,
     "cutout": Cutout,
 }
 

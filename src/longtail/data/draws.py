@@ -24,6 +24,10 @@ class Draws:
         """float64 [B, *shape]."""
         return low + (high - low) * self._rand(*shape, dtype=torch.float64)
 
+    def normal(self, *shape: int) -> Tensor:
+        """float64 [B, *shape], with mean 0 and deviation 1."""
+        return torch.cat([torch.randn(self.part, *shape, dtype=torch.float64, generator=g) for g in self.generators])
+
     def chance(self, prob: float | Tensor, *shape: int) -> Tensor:
         """bool [B, *shape], each true with probability `prob`."""
         return self._rand(*shape, dtype=torch.float32) < prob

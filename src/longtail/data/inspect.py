@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,10 +12,13 @@ import numpy as np
 
 from ..classes import SHOTS, Classes
 from ..errors import UsageError
+from .borders import FAR, border, from_black
 from .decode import CorruptImage, image_size
 from .images import ImageSet, Splits
 from .overlap import SIDE, content_hash, look_alikes, repeats, shared, thumbnail
 from .values import find_channels, find_range
+
+logger = logging.getLogger("longtail")
 
 EXAMPLES = 10  # how many of each problem are named
 COMPARED = 100_000  # images of a set whose thumbnails are compared with all others: the time grows with the square
@@ -31,7 +35,8 @@ class SplitInspection:
     image. `heights`, `widths`: smallest, median and largest, in pixels, None where nothing is readable. `sizes`: number
     of different sizes; `common_sizes`: (height, width, images) of the commonest.
     `values`: least and largest pixel value, of those of more than 8 bits where there are such, else 0 to 255 as decoded;
-    `means`, `deviations`: of each channel of the decoded images, in 0..1; of large JPEGs decoded smaller.
+    `means`, `deviations`: of each channel of the decoded images, in 0..1; of large JPEGs decoded smaller. `border`: how many
+    deviations the images' outermost pixels are from black, see `borders.from_black`.
     `duplicates`: images whose encoded bytes an earlier image of the split has too; `contradictions`: those of them with
     another label than the earlier one; `similar`: images that look like an earlier one and are none of these;
     `duplicate_examples`: keys, earlier and repeated, and how alike. `unreadable`: images that cannot be decoded;
@@ -49,6 +54,7 @@ class SplitInspection:
     values: tuple[float, float] | None
     means: list[float]
     deviations: list[float]
+    border: float | None
     duplicates: int
     contradictions: int
     similar: int
@@ -107,6 +113,12 @@ def inspect_source(splits: Splits, progress: Callable[[], object] = lambda: None
     found = {name: _inspect(images, seen[name]) for name, images in sets.items()}
     if any(len(images) > COMPARED for images in sets.values()):
         notes.append(f"{COMPARED:,} images of a split, spread over it, were compared by their looks.")
+    if found["train"].border is not None and found["train"].border > FAR:
+        notes.append(
+            f"The images' borders are {found['train'].border:.1f} standard deviations from black: augmentations that pad with "
+            "black, as crop:4 in the papers' recipes, do harm here. The defaults mirror the images instead (crop:4:reflect)."
+        )
+        logger.warning(notes[-1])
     classes = Classes.from_labels(splits.train.class_names, splits.train.labels)
     shots, counts = np.array(classes.shots), np.array(classes.counts)
     return Inspection(
@@ -137,13 +149,14 @@ def _scale(sets: list[ImageSet], notes: list[str]) -> None:
 
 class _Seen:
     """What was seen of each image: `hashes` int64 [N], 0 where it could not be read; `sizes` [M, 2] of the readable ones;
-    `thumbnails` float32 [K, 256] of those at `compared`; sums over pixels; `unreadable`, which and why."""
+    `thumbnails` float32 [K, 256] of those at `compared`; `borders` of all; sums over pixels; `unreadable`, which and why."""
 
     def __init__(self, images: ImageSet, channels: int, progress: Callable[[], object]) -> None:
         self.hashes = np.zeros(len(images), dtype=np.int64)
         self.unreadable: list[str] = []
         self.compared = np.unique(np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(np.int64))
         self.thumbnails = np.zeros((len(self.compared), SIDE * SIDE), np.float32)
+        self.borders: list[np.ndarray] = []
         self.low, self.high, self.pixels = 255, 0, 0
         self.sums, self.squares = np.zeros(channels), np.zeros(channels)
         place = {int(i): k for k, i in enumerate(self.compared)}
@@ -158,6 +171,7 @@ class _Seen:
                 self.unreadable.append(f"{images.key(i)}: {error.__cause__ or error}")
             else:
                 self._add(pixels)
+                self.borders.append(border(pixels))
                 if i in place:
                     self.thumbnails[place[i]] = thumbnail(pixels)
             progress()
@@ -199,6 +213,7 @@ def _inspect(images: ImageSet, seen: _Seen) -> SplitInspection:
         values=images.value_range or ((seen.low, seen.high) if seen.pixels else None),
         means=means,
         deviations=deviations,
+        border=from_black(seen.borders, deviations) if seen.borders else None,
         duplicates=len(same),
         contradictions=int((images.labels[same[:, 0]] != images.labels[same[:, 1]]).sum()),
         similar=len(alike),

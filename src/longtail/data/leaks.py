@@ -43,14 +43,14 @@ def _same(train: ImageSet, name: str, images: ImageSet) -> set[int]:
     Looks at `SAMPLE` held-out images, spread over the set, and at those of up to `CANDIDATES` training images that have as
     many bytes as one of them, until `BYTES` were read.
     """
-    chosen = _spread(len(images), SAMPLE)
+    chosen = spread(len(images), SAMPLE)
     theirs = _Hashes(images, chosen)
-    candidates = _spread(len(train), CANDIDATES)
+    candidates = spread(len(train), CANDIDATES)
     sizes = train.sizes(candidates)
     if sizes is not None:
         candidates = candidates[np.isin(sizes, theirs.sizes)]
     ours = _Hashes(train, candidates)
-    compared = len(_spread(len(train), CANDIDATES)) if ours.complete else len(ours.positions)
+    compared = len(spread(len(train), CANDIDATES)) if ours.complete else len(ours.positions)
     pairs = shared(ours.hashes, theirs.hashes)
     looked = f"{len(theirs.positions):,} of {len(images):,} {name} images compared with {compared:,} of {len(train):,}"
     if not len(pairs):
@@ -147,6 +147,6 @@ class _Hashes:
         self.hashes, self.sizes = np.array(hashes, np.int64)[ascending], np.array(sizes, np.int64)[ascending]
 
 
-def _spread(count: int, most: int) -> np.ndarray:
+def spread(count: int, most: int) -> np.ndarray:
     """Up to `most` positions, evenly over 0 to count - 1."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)) if count else np.zeros(0, np.int64)

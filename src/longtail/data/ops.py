@@ -75,6 +75,26 @@ def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
     return affine(images, _matrices(images, f=pixels))
 
 
+def shear_x_cubic(images: Tensor, slopes: Tensor) -> Tensor:
+    """As `shear_x`, each pixel between its four neighbours in the row by Pillow's cubic (Keys, 1981, with a = -1)."""
+    width = images.shape[3]
+    x = torch.arange(width, device=images.device, dtype=torch.float64)
+    y = torch.arange(images.shape[2], device=images.device, dtype=torch.float64)[:, None]
+    place = x + per_image(slopes, images, torch.float64) * (y + 0.5)  # [B, 1, H, W], from the middle of the first pixel
+    first, inside = place.floor(), (place >= -0.5) & (place < width - 0.5)
+    at, d = first.long(), place - first
+    one, two, three, four = (
+        images.gather(3, (at + i).clamp(0, width - 1).expand_as(images)).double() for i in (-1, 0, 1, 2)
+    )
+    value = two + d * (three - one + d * (2 * (one - two) + three - four + d * (four - one + two - three)))
+    return value.clamp_(0, 255).to(torch.uint8).where(inside, GREY)
+
+
+def shear_y_cubic(images: Tensor, slopes: Tensor) -> Tensor:
+    """As `shear_x_cubic`, down the columns."""
+    return shear_x_cubic(images.mT, slopes).mT
+
+
 def rotate(images: Tensor, degrees: Tensor, fill: int = GREY) -> Tensor:
     """Counter-clockwise around the centre."""
     angle = -torch.deg2rad(degrees.double())
@@ -210,6 +230,12 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
     """Invert the pixels at or above the threshold."""
     return torch.where(images >= per_image(thresholds, images), 255 - images, images)
+
+
+def solarize_add(images: Tensor, levels: Tensor) -> Tensor:
+    """Make the pixels of the darker half brighter by so many levels."""
+    brighter = images.short().add_(per_image(levels, images, torch.int16)).clamp_(max=255).to(torch.uint8)
+    return brighter.where(images < 128, images)
 
 
 def invert(images: Tensor, _: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ def _shift(strength: Tensor, sign: Tensor, side: int) -> Tensor:
     return (150 / 331 * side * strength).trunc() * sign
 
 
-SPACE: dict[str, tuple[Operation | None, Parameter]] = {
+Space = dict[str, tuple[Operation | None, Parameter]]
+SPACE: Space = {
     "identity": (None, _factor),
     "shear_x": (ops.shear_x, _shear),
     "shear_y": (ops.shear_y, _shear),
@@ -69,6 +70,45 @@ SPACE: dict[str, tuple[Operation | None, Parameter]] = {
 }
 NAMES = tuple(SPACE)
 RAND_AUGMENT = NAMES[:-1]  # all but invert: the 14 of Cubuk et al., NeurIPS 2020
+
+# AutoAugment as in the code of BCE3S: shears by a cubic, shifts by parts of a pixel, turns to one side only.
+RELEASED: Space = SPACE | {
+    "shear_x": (ops.shear_x_cubic, _shear),
+    "shear_y": (ops.shear_y_cubic, _shear),
+    "translate_x": (ops.translate_x, lambda strength, sign, side: 150 / 331 * side * strength * sign),
+    "translate_y": (ops.translate_y, lambda strength, sign, side: 150 / 331 * side * strength * sign),
+    "rotate": (ops.rotate, lambda strength, sign, side: 30 * strength),
+}
+
+
+def _timm_factor(strength: Tensor, sign: Tensor, side: int) -> Tensor:
+    return 0.1 + 1.8 * strength
+
+
+def _timm_shift(strength: Tensor, sign: Tensor, side: int) -> Tensor:
+    return 0.45 * side * strength * sign
+
+
+# RandAugment as in timm, with whose ranges BCL and PaCo train on ImageNet; where timm draws bilinear or bicubic, the
+# nearest pixel is taken. "identity" is for what is not applied.
+TIMM: Space = {
+    "identity": (None, _factor),
+    "autocontrast": (ops.autocontrast, _factor),
+    "equalize": (ops.equalize, _factor),
+    "invert": (ops.invert, _factor),
+    "rotate": (ops.rotate, lambda strength, sign, side: 30 * strength * sign),
+    "posterize": (ops.posterize, lambda strength, sign, side: (4 * strength).trunc()),
+    "solarize": (ops.solarize, lambda strength, sign, side: (256 * strength).trunc()),
+    "solarize_add": (ops.solarize_add, lambda strength, sign, side: (110 * strength).trunc()),
+    "colour": (ops.colour, _timm_factor),
+    "contrast": (ops.contrast, _timm_factor),
+    "brightness": (ops.brightness, _timm_factor),
+    "sharpness": (ops.sharpness, _timm_factor),
+    "shear_x": (ops.shear_x, _shear),
+    "shear_y": (ops.shear_y, _shear),
+    "translate_x": (ops.translate_x, _timm_shift),
+    "translate_y": (ops.translate_y, _timm_shift),
+}
 
 # The CIFAR-10 policy (AutoAugment, table 7): 25 pairs of (operation, probability, magnitude 0..9).
 CIFAR10 = (
@@ -115,10 +155,17 @@ def draw_rand_augment(draws: Draws, n: int, m: float) -> tuple[Tensor, Tensor, T
     return operation, torch.full(operation.shape, m / 10, dtype=torch.float64), draws.signs(n)
 
 
-def apply_policy(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:
-    """Take uint8 `images` through the drawn operations [B, n], one column after the other."""
-    functions = [operation for operation, _ in SPACE.values()]
+def draw_timm_rand_augment(draws: Draws, n: int, m: float, deviation: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`n` operations of `TIMM` per image, each applied with chance 1/2, at a magnitude that is drawn around `m` of 10."""
+    operation = 1 + draws.integers(len(TIMM) - 1, n)
+    strength = ((m + deviation * draws.normal(n)) / 10).clamp_(0, 1)
+    return operation * draws.chance(0.5, n), strength, draws.signs(n)
+
+
+def apply_policy(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor, space: Space = SPACE) -> Tensor:
+    """Take uint8 `images` through the drawn operations [B, n], places in `space`, one column after the other."""
+    functions = [operation for operation, _ in space.values()]
     for choice, strength, sign in zip(operations.T, strengths.T, signs.T, strict=True):
-        candidates = torch.stack([parameter(strength, sign, images.shape[-1]) for _, parameter in SPACE.values()])
+        candidates = torch.stack([parameter(strength, sign, images.shape[-1]) for _, parameter in space.values()])
         images = apply_each(images, choice, candidates.gather(0, choice[None])[0], functions)
     return images

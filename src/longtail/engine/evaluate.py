@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -53,3 +53,8 @@ def _evaluate(
     for evaluator in evaluators:
         evaluator.reduce()
     return [evaluator.compute() for evaluator in evaluators]
+
+
+def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The scalars of an evaluation: what a line of metrics.jsonl holds."""
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..classes import Classes
 from ..config import Config, TrainConfig, flat, merge, save_yaml, validate
+from ..data.borders import warn_of_black_padding
 from ..data.leaks import warn_of_overlap
 from ..data.squares import SquareReader
 from ..data.workers import telling_of_dead_workers
@@ -45,7 +46,7 @@ from .checkpoint import (
     train_on,
 )
 from .deadline import Deadline
-from .evaluate import evaluate, evaluate_flipped
+from .evaluate import evaluate, evaluate_flipped, summary
 from .frozen import build_feature_loaders, entry_of
 from .passes import RunPasses, check_held_out, check_held_out_from
 from .prepare import (
@@ -126,6 +127,9 @@ class Trainer:
             self.loaders = build_feature_loaders(config, subset, self.fabric, channels, method, self.reporter)
         else:
             self.loaders = build_loaders(config.data, subset, self.fabric, channels)
+            if self.is_main and not state:
+                specs = [view for stage in stages for stream in stage.streams.values() for view in stream.views]
+                warn_of_black_padding(subset.train, channels, size, self.loaders.train.std, specs)
         if self.loaders.classes != subset.classes:  # unreadable images were left out
             check_method(config, self.loaders.classes)
             method = self._build_method(subset, channels, size, self.loaders.classes)
@@ -370,11 +374,11 @@ class Trainer:
         scores: dict[str, Any] = {}
         for name in watched:
             if not (authors and name == "test"):
-                scores[name] = _summary(evaluate(model, held_out[name], train.batch_size))
+                scores[name] = summary(evaluate(model, held_out[name], train.batch_size))
         if authors:
             both = evaluate_flipped(model, held_out["test"], train.batch_size)
             for name, metrics in zip(("test", "test_flip"), both, strict=True):
-                scores[name] = _summary(metrics)
+                scores[name] = summary(metrics)
                 if scores[name]["top1"] > self.progress.best.get(name, {"top1": -1.0})["top1"]:
                     self.progress.best[name] = {"top1": scores[name]["top1"], "line": self.progress.lines}
         return scores
@@ -393,8 +397,3 @@ class Trainer:
             self.run.save_checkpoint(state)
         self.fabric.barrier()
         self.saved = time.monotonic()
-
-
-def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The scalars of an evaluation: what a line of metrics.jsonl holds."""
-    return {name: value for name, value in metrics.items() if isinstance(value, float)}

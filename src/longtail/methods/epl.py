@@ -8,7 +8,7 @@ with the similarity already reached. What is deployed is the backbone: its featu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ from ..losses.margin import AngularGradient, Variant, unit
 from ..losses.margin_head import Epl, MarginHead, Start
 from ..losses.prototypes import Gate, Repeats
 from ..models.backbone import Backbone
-from ..models.iresnet import clamp_prelu_slopes
+from ..models.iresnet import clamp_prelu_slopes, start_kaiming
 from .base import Batch, Clock, Method, Options, Stage, Stream
 
 
@@ -33,6 +33,9 @@ class MarginOptions(Options):
     scale: float = Field(64.0, gt=0, description="of the cosines")
     angular_gradient: AngularGradient = Field("cosface", description="of ArcFace's margin: as released, or exact")
     sample: float = Field(1.0, gt=0, le=1, description="share of the identities that a step uses (Partial FC)")
+    network_start: Literal["usual", "kaiming"] = Field(
+        "usual", description="of an IResNet: as in ArcFace's code, or Kaiming's with blocks at zero as in EPL's"
+    )
 
 
 class EPLOptions(MarginOptions):
@@ -71,6 +74,8 @@ class Margin(Method):
 
     def __init__(self, backbone: Backbone, classes: Classes, options: MarginOptions) -> None:
         super().__init__(backbone, classes, options)
+        if options.network_start == "kaiming":
+            start_kaiming(backbone)
         try:
             self.head = MarginHead(
                 len(classes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,20 @@ def iresnet(name: str, in_channels: int = 3, size: int = 112, dim: int = 512, dr
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=0.1)
     return backbone
+
+
+def start_kaiming(backbone: Backbone) -> None:
+    """Start as in EPL's code: convolutions normal with variance 2 / fan-in (He et al., ICCV 2015), and the last norm of
+    each block's branch at zero, so that a block is its shortcut. Raises `UsageError` where it is no new IResNet."""
+    blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+    if not blocks or backbone.pretrained:
+        raise UsageError("network_start=kaiming starts an IResNet that is trained from scratch: leave it out here.")
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+    for block in blocks:
+        norm: Any = block.body[-1]
+        nn.init.zeros_(norm.weight)
 
 
 @torch.no_grad()
