@@ -10,7 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from . import rates
 from .config import Config, DataConfig, merge, validate
+from .data.images import ImageSet
 from .data.sources import absolute, open_source
 from .data.sources.given import give
 from .data.squares import SquareReader
@@ -67,16 +69,30 @@ def make_config(
 def for_photographs(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`overrides` laid over a trained backbone and how to fine-tune it, where the data are photographs larger than 64
     pixels and nothing in `overrides` speaks against it. Each choice is logged, with how to overrule it."""
+    images = _training_images(overrides)
+    return dict(overrides) if images is None else merge(plan.for_photographs(images, overrides), overrides)
+
+
+def for_few_steps(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` laid over rates and epochs for a training of `method` from scratch, where a set of the user's own allows
+    few steps: see `rates`. A set that is carved is somebody's benchmark, and keeps the method's."""
+    if overrides.get("start_from") or overrides.get("data", {}).get("imbalance") is not None:
+        return dict(overrides)
+    images = _training_images(overrides)
+    return dict(overrides) if images is None else merge(rates.for_few_steps(method, len(images), overrides), overrides)
+
+
+def _training_images(overrides: Mapping[str, Any]) -> ImageSet | None:
+    """Those that `overrides` name. None where they name none or cannot be opened, which training tells."""
     given = overrides.get("data", {})
     if "source" not in given:
-        return dict(overrides)
+        return None
     try:
         with _untold():
             config: DataConfig = validate(DataConfig, given, "data")
-            images = open_source(config.source, **config.reading()).train
+            return open_source(config.source, **config.reading()).train
     except LongtailError:
-        return dict(overrides)  # training tells it
-    return merge(plan.for_photographs(images, overrides), overrides)
+        return None
 
 
 @contextmanager

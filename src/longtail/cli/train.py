@@ -151,6 +151,8 @@ def train(
             overrides = api.for_photographs(overrides)
             if budget is None and overrides.get("pretrained"):
                 api.tell_time(method, overrides)
+            elif budget is None:
+                overrides = api.for_few_steps(method, overrides)
         if budget is not None:
             left = bound - (time.monotonic() - started)
             results = api.train_within(left, out=out, reporter=reporter, overrides=overrides)

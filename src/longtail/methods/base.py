@@ -108,6 +108,8 @@ class Method(nn.Module):
     sharded: ClassVar[tuple[str, ...]] = ()
     # What its authors trained with, laid over the project's defaults where no recipe says otherwise.
     train_defaults: ClassVar[Mapping[str, Any]] = {}
+    # Whether its learning rate and decay are what it proposes, and so are kept however few steps there are.
+    rates_are_its_own: ClassVar[bool] = False
     # How its authors fine-tune, in the same way.
     finetune_defaults: ClassVar[Mapping[str, Any]] = {}
     # Stages whose work any run has done that this one starts from (--from), whatever method it trained.

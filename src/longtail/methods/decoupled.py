@@ -15,6 +15,7 @@ TauNorm = followed_by(PlainMethod, {"tau_norm": after_training.TauNorm()}, _FEAT
 NCM = followed_by(PlainMethod, {"ncm": after_training.NCM()}, _FEATURES)
 
 WeightBalancing = followed_by(PlainMethod, {"maxnorm": retraining.MaxNorm()}, _FEATURES)
+WeightBalancing.rates_are_its_own = True
 WeightBalancing.train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
 
 RISDA = followed_by(PlainMethod, {"risda": risda.RISDA()}, _FEATURES)
