@@ -242,6 +242,14 @@ def test_what_would_not_fit_is_computed_in_each_epoch(tmp_path, settings, caplog
     assert "parameters learn" in caplog.text
 
 
+def test_as_many_draws_are_kept_as_fit(tmp_path, settings, caplog):
+    caplog.set_level("INFO", "longtail")
+    one_stage = merge(settings, {"finetune": {"mode": "partial", "last": 1}, "train": {"epochs": 1}})
+    for gigabytes, kept in ((1.0, "in 2 draws"), (2 * 64 * 200 / 2**30, "in 1 draw of"), (1e-6, "anew in each epoch")):
+        api.train("ce", out=tmp_path / kept.replace(" ", "-"), **merge(one_stage, {"data": {"budget_gb": gigabytes}}))
+        assert kept in caplog.text
+
+
 def test_corrupt_images_are_named_or_left_out(tmp_path, settings):
     import shutil
 

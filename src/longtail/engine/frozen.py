@@ -43,24 +43,28 @@ def entry_of(config: Config, backbone: Backbone, subset: Subset, channels: int, 
     entry = frozen_stages(backbone)
     if config.train.authors_protocol:
         raise UsageError("train.authors_protocol mirrors images, which features are not: set finetune.cache=false.")
-    blank = next(backbone.parameters()).new_zeros(1, channels, size, size)
-    with torch.inference_mode():
-        values = backbone.eval().run(blank, 0, None if entry > len(backbone.stages) else entry).numel()
-    versions = 1 + _draws(config) * len(_specs(config))
-    needed = 2 * values * (versions * len(subset.train) + sum(map(len, subset.held_out.values())))
-    if needed > config.data.budget_gb * 2**30:
+    if _draws(config, backbone, entry, subset, channels, size) is None:
         logger.info(
-            "what the frozen stages make of the images would take %.1f GB or more, over the budget of %.1f: it is computed "
-            "anew in each epoch. To keep it: --set budget_gb=%.0f, or fewer finetune.draws.",
-            needed / 2**30, config.data.budget_gb, needed / 2**30 + 1,
+            "what the frozen stages make of the images would take more than the budget of %.1f GB: it is computed anew in each "
+            "epoch. To keep it: a larger budget_gb, or fewer finetune.draws.", config.data.budget_gb,
         )  # fmt: skip
         return 0
     return entry
 
 
-def _draws(config: Config) -> int:
-    given, mode = config.finetune.draws, config.finetune.mode
-    return DRAWS[mode or "head"] if given is None else given
+def _draws(config: Config, backbone: Backbone, entry: int, subset: Subset, channels: int, size: int) -> int | None:
+    """How many augmented versions of each image are kept: as asked, or else up to the mode's number as many as fit into
+    memory. None where they do not."""
+    blank = next(backbone.parameters()).new_zeros(1, channels, size, size)
+    with torch.inference_mode():
+        values = backbone.eval().run(blank, 0, None if entry > len(backbone.stages) else entry).numel()
+    asked, most = config.finetune.draws, DRAWS[config.finetune.mode or "head"]
+    for draws in range(most, -1, -1) if asked is None else (asked,):
+        versions = 1 + draws * len(_specs(config))
+        needed = 2 * values * (versions * len(subset.train) + sum(map(len, subset.held_out.values())))
+        if needed <= config.data.budget_gb * 2**30:
+            return draws
+    return None
 
 
 def _specs(config: Config) -> list[str]:
@@ -79,7 +83,8 @@ def build_feature_loaders(
     place(method, config.train, fabric.device)
     method.eval()
     frozen = FrozenStages(method.backbone, method.backbone.entry)
-    data, draws = config.data, _draws(config)
+    data, size = config.data, SquareReader(subset.train, channels, config.data.image_size).size
+    draws = _draws(config, method.backbone, method.backbone.entry, subset, channels, size) or 0
     assert data.mean is not None
     assert data.std is not None
     specs = _specs(config) if draws else []
@@ -108,7 +113,6 @@ def build_feature_loaders(
         versions = {"": [plain]}
         for spec in specs if len(variants) > 1 else ():
             versions[spec] = [plain, *(values[Variant(spec, draw)] for draw in range(draws))]
-        size = SquareReader(images, channels, data.image_size).size
         built = FeatureLoader(images, setup, positions, versions, size)
         built.skipped = [images.key(i) for i in sorted(corrupt)]
         return built
