@@ -178,6 +178,12 @@ def restore(method: Method, run: Run, weights: Mapping[str, Tensor]) -> None:
         ) from error
 
 
+def check_trained(source: Run, progress: Progress) -> None:
+    """Raise `LongtailError` where `source`, a run to start from, has not trained for an epoch."""
+    if not progress.lines:
+        raise LongtailError(f"{source.path} has not finished an epoch: there is nothing to start from yet.")
+
+
 def stages_done(source: Run, method_name: str, learned_before: tuple[str, ...]) -> list[str]:
     """The stages that a run of `method_name` need not do where it starts from `source`.
 
@@ -185,22 +191,23 @@ def stages_done(source: Run, method_name: str, learned_before: tuple[str, ...]) 
     """
     state = source.load_checkpoint()
     progress = progress_of(source, state)
-    if not progress.lines:
-        raise LongtailError(f"{source.path} has not finished an epoch: there is nothing to start from yet.")
+    check_trained(source, progress)
     if f"{method_name}+".startswith(f"{state['method_name']}+"):  # the same, or going on with second stages
         return progress.finished
     return list(learned_before)
 
 
 @torch.no_grad()
-def start_from(method: Method, source: Run) -> None:
+def start_from(method: Method, source: Run, load: bool = True) -> None:
     """Take another run's weights, and log which: parts of the same name, kind and shape; of classifiers the rows of the
-    classes that both have, by name.
+    classes that both have, by name. Without `load`, only see whether they fit.
 
     What belongs to classes, in a part or in a buffer of the method, is not taken where the classes are others or in
-    another order. Raises `UsageError` where the two runs' backbones differ.
+    another order. Raises `UsageError` where the two runs' backbones differ, or there is no classifier to go on with, and
+    `LongtailError` where `source` has not trained for an epoch.
     """
     state = source.load_checkpoint()
+    check_trained(source, progress_of(source, state))
     if not {"classes", "kinds"} <= state.keys():
         raise UsageError(
             f"{source.checkpoint_file} was written by an earlier version of longtail: train that run anew."
@@ -233,8 +240,11 @@ def start_from(method: Method, source: Run) -> None:
         )
     if absent:
         raise UsageError(
-            f"{source.path} has another backbone ({source.config().backbone}): '{absent[0]}' does not fit."
+            f"{source.path} has another backbone ({source.config().backbone}), or grey images where these are RGB: "
+            f"'{absent[0]}' does not fit."
         )
+    if not load:
+        return
     method.load_state_dict(taken, strict=False)
     parts = list(dict.fromkeys(name.split(".")[0] for name in ours))
     fresh = [part for part in parts if any(name.split(".")[0] == part and name not in taken for name in ours)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
 from ..config import TrainConfig
@@ -10,7 +9,6 @@ from ..errors import UsageError
 from ..methods.base import Batch, Stage, Stream
 from ..seeding import derive_seed
 from .prepare import Loaders
-from .run import Run
 
 
 class RunPasses:
@@ -46,14 +44,4 @@ def check_held_out(stage: Stage, splits: Mapping[str, object]) -> None:
         raise UsageError(
             f"Stage {stage.name} chooses by images held out of training, and there are none: "
             "hold some out, for instance with --set validation=0.1."
-        )
-
-
-def check_held_out_from(stage: Stage, source: Run, subset_hash: str) -> None:
-    """Raise `UsageError` where `source`, from which the run starts, trained on other images than the run has for it."""
-    trained = json.loads(source.environment_file.read_text())["data"]["subset_hash"]
-    if trained != subset_hash:
-        raise UsageError(
-            f"Stage {stage.name} chooses by images held out of training, but {source.path} was trained on other images, "
-            "and maybe on these: train it with the same data options (validation, seed, ...) first."
         )

@@ -76,10 +76,10 @@ def freeze_all_but(method: Method, stage: Stage, able: frozenset[str]) -> dict[s
     wanted = ("",) if stage.trains is None else stage.trains
     parameters = dict(method.named_parameters(remove_duplicate=False))  # one that two parts share has two names
     for part in wanted:
-        if not any(_within(name, part) for name in parameters):
+        if not any(within(name, part) for name in parameters):
             raise ValueError(f"stage '{stage.name}' trains '{part}': {type(method).__name__} has no such parameters")
-    learns = {id(value) for name, value in parameters.items() if any(_within(name, part) for part in wanted)}
-    learns -= {id(value) for name, value in parameters.items() if any(_within(name, part) for part in stage.frozen)}
+    learns = {id(value) for name, value in parameters.items() if any(within(name, part) for part in wanted)}
+    learns -= {id(value) for name, value in parameters.items() if any(within(name, part) for part in stage.frozen)}
     method.requires_grad_(False)
     learning = {name: value for name, value in method.named_parameters() if name in able and id(value) in learns}
     for parameter in learning.values():
@@ -87,7 +87,8 @@ def freeze_all_but(method: Method, stage: Stage, able: frozenset[str]) -> dict[s
     return learning
 
 
-def _within(name: str, part: str) -> bool:
+def within(name: str, part: str) -> bool:
+    """Whether the parameter, buffer or module `name` is of `part`, "" being all."""
     return not part or name == part or name.startswith(f"{part}.")
 
 

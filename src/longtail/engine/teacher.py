@@ -21,18 +21,26 @@ from .setup import set_precision
 logger = logging.getLogger("longtail")
 
 
-def check_teacher(config: Config, subset: Subset) -> None:
-    """Raise `UsageError` where the run names a teacher that cannot teach the classes of `subset`."""
+def check_teacher(config: Config, subset: Subset, channels: int, size: int) -> None:
+    """Raise `UsageError` where the run names a teacher that cannot teach the classes of `subset`, or learned from images of
+    another size or colour."""
     if (path := _teacher_run(config)) is None:
         return
     teacher = load(path)
     teacher.check_classifies()
     if teacher.classes != subset.classes.names:
-        theirs, ours = (f"{len(n)} ({', '.join(n[:3])}, ...)" for n in (teacher.classes, subset.classes.names))
+        other, own = (f"{len(n)} ({', '.join(n[:3])}, ...)" for n in (teacher.classes, subset.classes.names))
         raise UsageError(
-            f"The teacher in {path} has other classes than this run, or has them in another order: {theirs}, not {ours}. "
+            f"The teacher in {path} has other classes than this run, or has them in another order: {other}, not {own}. "
             "Name a run on the same classes."
         )
+    theirs = teacher.description.preprocessing
+    if (theirs.image_size, theirs.channels) != (size, channels):
+        kinds = [
+            f"{'grey' if of == 1 else 'RGB'} images of {pixels} pixels"
+            for pixels, of in ((theirs.image_size, theirs.channels), (size, channels))
+        ]
+        raise UsageError(f"The teacher in {path} learned from {kinds[0]}, and this run from {kinds[1]}: use the same.")
     facts = Run(Path(path)).environment_file
     if facts.exists() and json.loads(facts.read_text())["data"]["subset_hash"] != subset.description["subset_hash"]:
         logger.warning(
@@ -43,15 +51,12 @@ def check_teacher(config: Config, subset: Subset) -> None:
 def load_teacher(config: Config, loaders: Loaders, device: torch.device) -> Callable[[Tensor], Tensor] | None:
     """A function from this run's images to the logits of its teacher, in evaluation mode and without gradients.
 
-    None where it names none. Raises `UsageError` where the teacher's images were of another size or colour.
+    None where it names none.
     """
     if (path := _teacher_run(config)) is None:
         return None
     teacher = load(path, device)
     ours, theirs = loaders.preprocessing, teacher.description.preprocessing
-    if (theirs.image_size, theirs.channels) != (ours.image_size, ours.channels):
-        kinds = [f"{'grey' if p.channels == 1 else 'RGB'} images of {p.image_size} pixels" for p in (theirs, ours)]
-        raise UsageError(f"The teacher in {path} learned from {kinds[0]}, and this run from {kinds[1]}: use the same.")
     set_precision(teacher.method, config.train, device)
 
     def per_channel(values: Sequence[float]) -> Tensor:

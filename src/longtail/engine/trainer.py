@@ -45,10 +45,11 @@ from .checkpoint import (
     start_from,
     train_on,
 )
+from .checks import check_plan, check_shares
 from .deadline import Deadline
 from .evaluate import evaluate, evaluate_flipped, summary
 from .frozen import build_feature_loaders, entry_of
-from .passes import RunPasses, check_held_out, check_held_out_from
+from .passes import RunPasses
 from .prepare import (
     Subset,
     build_loaders,
@@ -67,7 +68,7 @@ from .setup import built_to_learn, freeze_all_but, make_fabric, place, set_train
 from .shards import whole
 from .signals import Interrupted, StopRequest
 from .step import NoUpdate, StepUpdate
-from .teacher import check_teacher, load_teacher
+from .teacher import load_teacher
 from .watch import CHECK_EVERY, LossWatch
 
 logger = logging.getLogger("longtail")
@@ -109,16 +110,15 @@ class Trainer:
         if stages:
             check_within(self.progress, self.run, stages[0].name, self._settings(stages[0]).epochs)
         subset = images_of(self.run) if state else choose_images(config.data, config.seed)
-        check_method(config, subset.classes)
-        check_teacher(config, subset)
-        for stage in (stage for stage in stages if stage.held_out):
-            check_held_out(stage, subset.held_out)
-            if config.start_from is not None:
-                check_held_out_from(stage, Run.open(config.start_from), subset.description["subset_hash"])
         channels = settle_pixels(config.data, subset)
         size = SquareReader(subset.train, channels, config.data.image_size).size
+        check_plan(config, stages, subset, channels, size)
         method = self._build_method(subset, channels, size)  # before a million images are decoded for nothing
+        for stage in stages:
+            check_shares(method, stage, self._settings(stage).batch_size, self.fabric.world_size)
         self.fabric.launch()
+        if config.start_from is not None and not state:
+            start_from(method, Run.open(config.start_from), load=False)
         if not self.is_main:
             self.reporter = Reporter()
         elif not state:

@@ -102,12 +102,6 @@ def check_queue(size: int, batch_size: int) -> None:
         )
 
 
-def check_batch_norm(batch_size: int) -> None:
-    """Raise `UsageError` where a projector with batch norm would see one image."""
-    if batch_size < 2:
-        raise UsageError("The projector's batch norm needs more than one image a step: use --set batch_size=2 or more.")
-
-
 def positive_draws(clock: Clock, entries: int, images: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Numbers for `losses.queue_contrast.draw_positives`, [entries] and [images] for this process's share of the batch."""
     rank, size = world()

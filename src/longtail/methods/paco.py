@@ -19,7 +19,7 @@ from ..losses.paco import paco
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier, mlp
 from .base import Batches, Clock, Method, Options, Passes, Stage, Stream
-from .contrast_parts import MomentumEncoder, Queue, check_batch_norm, check_queue
+from .contrast_parts import MomentumEncoder, Queue, check_queue
 
 
 class GPaCoOptions(Options):
@@ -126,11 +126,6 @@ class PaCo(GPaCo):
 
     def build_projector(self, width: int, dim: int) -> nn.Module:
         return mlp(width, width, dim, norm=True)
-
-    @classmethod
-    def check(cls, options: Any, classes: Classes, batch_size: int) -> None:
-        check_queue(options.queue, batch_size)
-        check_batch_norm(batch_size)
 
     def before_stage(self, stage: Stage, images: Passes) -> None:
         self.key.start(self.backbone, self.projector)

@@ -22,7 +22,6 @@ from ..losses.softmax import logit_adjusted_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import CosineClassifier, LinearClassifier, mlp
 from .base import Batches, Clock, Method, Options, Stage, Stream
-from .contrast_parts import check_batch_norm
 
 
 class ProCoOptions(Options):
@@ -73,10 +72,6 @@ class ProCo(Method):
     @classmethod
     def stages(cls, options: Any) -> list[Stage]:
         return [Stage("train", {"main": Stream((options.augment, *(options.contrast_augment,) * 2))})]
-
-    @classmethod
-    def check(cls, options: Any, classes: Classes, batch_size: int) -> None:
-        check_batch_norm(batch_size)
 
     def prior_exponent(self) -> float:
         return 0.0
