@@ -27,6 +27,7 @@ import numpy as np
 
 import longtail
 from benchmarks.compare import GEOMETRY
+from benchmarks.measured import write_measured
 from benchmarks.measuring import Row, add_to_record, provenance
 from longtail.api import go_on
 from longtail.cli import run
@@ -209,6 +210,7 @@ def write_table(args: argparse.Namespace) -> str:
         lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in means)} |")
     text = "\n".join(lines) + "\n"
     write_text(RESULTS / f"converged-{args.setting}.md", text)
+    write_measured()
     return text
 
 

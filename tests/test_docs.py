@@ -26,6 +26,7 @@ from longtail.cli import app, shared
 from longtail.config import Config, DataConfig, FinetuneConfig, TrainConfig
 from longtail.methods import METHODS, SECOND_STAGES, Entry, method_class
 from longtail.recipes import all_recipes
+from longtail.recipes.measured import HEADINGS, measured
 from longtail.report.options import option_rows
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,11 @@ def recipes_table(method: str) -> list[tuple[str, ...]]:
             figures = [f"{f.top1:g} ({f.source}{'; ' + f.note if f.note else ''})" for f in recipe.reported]
             rows.append((f"`{name.split('/')[1]}`", recipe.about, "<br>".join(figures) or "-"))
     return rows
+
+
+def measured_table(method: str) -> list[tuple[str, ...]]:
+    none = ("not measured yet", *("-" for _ in HEADINGS[1:]))
+    return [HEADINGS, *([line.cells for line in measured(method)] or [none])]
 
 
 def reproductions_table() -> list[tuple[str, ...]]:
@@ -260,7 +266,12 @@ def fill(page: str) -> str:
         elif kind == "kinds":
             rows = kinds_table()
         else:
-            tables = {"recipes": recipes_table, "defaults": defaults_table, "stage": stage_table}
+            tables = {
+                "measured": measured_table,
+                "recipes": recipes_table,
+                "defaults": defaults_table,
+                "stage": stage_table,
+            }
             rows = tables[kind](name) if kind in tables else reproductions_table()
         lines = ["| " + " | ".join(row) + " |" for row in (rows[0], ("---",) * len(rows[0]), *rows[1:])]
         return head + "\n".join(lines) + "\n" + end
@@ -281,6 +292,11 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tables_are_what_the_code_says(page):
     assert fill(page.read_text()) == page.read_text(), "run: python tests/test_docs.py"
+
+
+def test_every_method_s_page_says_what_was_measured():
+    shown = {match[3] for page in PAGES for match in TABLE.finditer(page.read_text()) if match[2] == "measured"}
+    assert shown == {name for name, entry in METHODS.items() if entry.kind not in ("faces", "foundation models")}
 
 
 def test_every_option_has_a_table():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from benchmarks import measured
 from benchmarks.costs import FILE, measure
 from longtail.cli import app
 from longtail.methods import METHODS, SECOND_STAGES
@@ -29,10 +30,23 @@ def test_methods_are_listed_by_kind_with_cost_and_year(capsys: pytest.CaptureFix
 def test_one_method_is_shown_with_options_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
     app(["methods", "crt"], standalone_mode=False)
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("crt.sampler", "class_aware", "imagenet-lt", "49.6", "not yet", "(decoupled, 2020)"):
+    for part in ("crt.sampler", "class_aware", "imagenet-lt", "49.6", "(decoupled, 2020)"):
         assert part in shown
+    app(["methods", "glmc"], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Measured here, at the last epoch" in shown
+    assert "Fashion-MNIST-LT" in shown
     app(["methods", "glmc+lws"], standalone_mode=False)
     assert "lws.epochs" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_of_the_committed_results() -> None:
+    assert measured.FILE.read_text() == measured.text(), "run: python -m benchmarks.measured; python tests/test_docs.py"
+
+
+def test_a_method_without_figures_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["methods", "cosface"], standalone_mode=False)
+    assert "Not measured here yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", SECOND_STAGES)

@@ -71,6 +71,7 @@ def _show_method(name: str) -> None:
 
     from ..methods import METHODS, method_class
     from ..recipes import all_recipes
+    from ..recipes.measured import HEADINGS, measured
     from ..report.options import option_rows
 
     cls = method_class(name)
@@ -87,32 +88,18 @@ def _show_method(name: str) -> None:
     console.print(options)
     if defaults := cls.train_defaults:
         say("\nTrained with, unless told otherwise: " + ", ".join(f"{key} {value}" for key, value in defaults.items()))
-    recipes = {key: recipe for key, recipe in all_recipes().items() if recipe.method == name.partition("+")[0]}
-    if not recipes:
-        say("\nNo recipes.")
-        return
-    table = Table(
-        "recipe",
-        "network",
-        "reported %",
-        "measured %",
-        box=None,
-        title="\nRecipes: --recipe NAME",
-        title_justify="left",
-    )
-    measured = _measured()
+    base = name.partition("+")[0]
+    recipes = {key: recipe for key, recipe in all_recipes().items() if recipe.method == base}
+    table = Table("recipe", "network", "reported %", box=None, title="\nRecipes: --recipe NAME", title_justify="left")
     for key, recipe in recipes.items():
         reported = "\n".join(f"{figure.top1:g} ({figure.source})" for figure in recipe.reported)
-        table.add_row(key.partition("/")[2], recipe.backbone, reported or "-", measured.get(key, "not yet"))
-    console.print(table)
-
-
-def _measured() -> dict[str, str]:
-    """What `longtail reproduce` measured of each recipe, at the last epoch."""
-    file = files("longtail.recipes") / "measured.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    headlines = {line["recipe"]: (next(iter(line["measured"].values())), len(line["seeds"])) for line in lines}
-    return {key: f"{value['mean']} ± {value['std']} ({seeds} seeds)" for key, (value, seeds) in headlines.items()}
+        table.add_row(key.partition("/")[2], recipe.backbone, reported or "-")
+    console.print(table if recipes else "\nNo recipes.")
+    lines = measured(name)
+    table = Table(*HEADINGS, box=None, title="\nMeasured here, at the last epoch", title_justify="left")
+    for line in lines:
+        table.add_row(*line.cells)
+    console.print(table if lines else "\nNot measured here yet.")
 
 
 @app.command(epilog="Example: [bold]longtail recipes glmc/cifar10-lt-100[/]")

@@ -50,7 +50,7 @@ METHODS = {
     "balms": Entry(
         "decoupled:BALMS", "decoupled", 2020, "Balanced Softmax on features, sampling rates learned with it"
     ),
-    "los": Entry("decoupled:LOS", "decoupled", 2025, "the classifier goes on with labels smoothed almost to uniform"),
+    "los": Entry("decoupled:LOS", "decoupled", 2025, "a new classifier learns from labels smoothed almost to uniform"),
     "bbn": Entry("bbn:BBN", "two branches", 2020, "from a branch for images as they come to one for rare classes"),
     "isda": Entry("isda:ISDA", "implicit augmentation", 2019, "features moved as their class varies, in closed form"),
     "risda": Entry(
@@ -93,7 +93,7 @@ SECOND_STAGES = {
         "retraining:BalancedSoftmaxStage", "decoupled", 2020, "a new one learns by Balanced Softmax"
     ),
     "balms": Entry("balms:BALMS", "decoupled", 2020, "the same, and with it how often each class is drawn"),
-    "los": Entry("retraining:LOS", "decoupled", 2025, "the classifier goes on with labels smoothed almost to uniform"),
+    "los": Entry("retraining:LOS", "decoupled", 2025, "a new classifier learns from labels smoothed almost to uniform"),
     "maxnorm": Entry(
         "retraining:MaxNorm", "decoupled", 2022, "the classifier learns on with the length of its rows limited"
     ),

@@ -122,10 +122,14 @@ class BalancedSoftmaxStage(Retrain):
 
 
 class LOS(Retrain):
-    """The classifier goes on with labels smoothed almost to uniform, which leaves little to tell common classes from rare."""
+    """A new classifier learns from labels smoothed almost to uniform, which leaves little to tell common classes from rare.
+
+    A new one, because the old one's scores, much larger than such labels ask for, take thousands of steps to shrink.
+    """
 
     name = "los"
 
+    new_classifier: bool = Field(True, description="start a new classifier")
     loss: Literal["ce"] = Field("ce", description="of the classifier's scores")
     smoothing: float = Field(0.98, ge=0, lt=1, description="share of each label that is spread over all classes")
 
