@@ -175,8 +175,6 @@ def test_all_of_it_is_the_same_after_a_stop(name: str, photos, tmp_path) -> None
         ),
         (("paco", "--set", "queue=10"), "use --set queue=64, or"),
         (("ssd", "--set", "queue=200"), "use --set queue=192 or 256"),
-        (("paco", "--set", "batch_size=1"), "batch norm needs more than one image a step: use --set batch_size=2"),
-        (("proco", "--set", "batch_size=1"), "batch norm needs more than one image a step"),
         (("proco", "--set", "dim=8"), "dim should be greater than or equal to 16"),
         (("tsc", "--set", "masks=none"), "masks"),
     ],
