@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -92,3 +93,32 @@ def photos(tmp_path):
             for i in range(count):
                 Image.new("RGB", (16, 16), tuple(channel + i for channel in colour)).save(folder / f"{i}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub in a folder: repositories as subfolders."""
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs longtail[hub]")
+    home = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, token=None):
+            self.token = token
+
+        def create_repo(self, name, private, exist_ok):
+            assert exist_ok
+            (home / name).mkdir(parents=True, exist_ok=True)
+            return f"hub://{name}{' (private)' * private}"
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, home / repo_id, dirs_exist_ok=True)
+
+    def snapshot_download(name, revision, allow_patterns):
+        if not (home / name).is_dir():
+            raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
+        assert revision in (None, "v2")
+        return str(home / name)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return home

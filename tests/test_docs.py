@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,11 +16,11 @@ from statistics import median
 from typing import Any
 
 import pytest
+from choice_table import RESULTS, choice, headline, markdown
 from pydantic import BaseModel
 
 import longtail
 from longtail import api
-from longtail.classes import SHOTS
 from longtail.cli import app, shared
 from longtail.config import Config, DataConfig, FinetuneConfig, TrainConfig
 from longtail.methods import METHODS, SECOND_STAGES, Entry, method_class
@@ -33,7 +32,6 @@ ROOT = Path(__file__).parents[1]
 # Not docs/reference, which is written from the code.
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/methods").glob("*.md")), ROOT / "README.md"]
 TABLE = re.compile(r"(<!-- table: (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def options_table(model: type[BaseModel]) -> list[tuple[str, ...]]:
@@ -88,15 +86,6 @@ def kinds_table() -> list[tuple[str, ...]]:
     for kind in dict.fromkeys(entry.kind for entry in METHODS.values()):
         rows.append((kind, " ".join(f"`{name}`" for name, entry in METHODS.items() if entry.kind == kind)))
     return [*rows, ("second stages, `--then`", " ".join(f"`{name}`" for name in SECOND_STAGES))]
-
-
-def headline(name: str) -> str:
-    """Of a benchmark's Markdown what it was measured on, and accuracy without the ablations."""
-    facts, _, table = (RESULTS / f"{name}.md").read_text().partition("\n\n")[2].partition("\n\n")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.partition("\n\n")[0].splitlines()]
-    columns = [rows[0].index(column) for column in ("method", "seeds", "epochs", "top-1", *SHOTS) if column in rows[0]]
-    kept = [[row[i] for i in columns] for row in rows if ": " not in row[0]]
-    return facts + "\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in kept)
 
 
 # What README shows of the benchmark's rows, and how it calls them.
@@ -247,6 +236,8 @@ MEASURED = {
     "startup": startup_table,
     "report": report_table,
 }
+# Those that come with what was measured and where.
+TEXTS = {"headline": headline, "photographs": photographs, "choice": choice}
 
 
 def fill(page: str) -> str:
@@ -256,8 +247,8 @@ def fill(page: str) -> str:
         head, kind, name, end = match.groups()
         if kind == "results":  # written by a benchmark
             return head + (RESULTS / f"{name}.md").read_text().partition("\n\n")[2] + end
-        if kind in ("headline", "photographs"):
-            return head + {"headline": headline, "photographs": photographs}[kind](name) + end
+        if kind in TEXTS:
+            return head + TEXTS[kind](name) + end
         sections = {model.__name__: model for model in (Config, DataConfig, TrainConfig, FinetuneConfig)}
         if kind in MEASURED:
             rows = MEASURED[kind](json.loads((RESULTS / f"{name}.json").read_text()))
@@ -273,8 +264,7 @@ def fill(page: str) -> str:
                 "stage": stage_table,
             }
             rows = tables[kind](name) if kind in tables else reproductions_table()
-        lines = ["| " + " | ".join(row) + " |" for row in (rows[0], ("---",) * len(rows[0]), *rows[1:])]
-        return head + "\n".join(lines) + "\n" + end
+        return head + markdown(rows) + end
 
     return TABLE.sub(table, page)
 
@@ -282,11 +272,6 @@ def fill(page: str) -> str:
 def blocks(path: Path, language: str) -> list[str]:
     """Fenced parts in `language`, or (empty) in any."""
     return re.findall(rf"^```{language or '[a-z]*'}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[str]:
-    lines = [line for page in PAGES for block in blocks(page, "") for line in block.replace("\\\n", " ").splitlines()]
-    return sorted({line.split(" > ")[0].strip() for line in lines if line.startswith("longtail ")})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -328,42 +313,6 @@ def test_the_site(tmp_path):
     page = (tmp_path / "build/site/index.html").read_text()
     asked = {link for link in re.findall(r'(?:src|href)="(https?://[^"]*)"', page) if "zensical.org" not in link}
     assert asked == set(), "a page asks other servers"
-
-
-class Reached(Exception):  # noqa: N818
-    """The command line was understood, and the work would begin now."""
-
-
-@pytest.mark.parametrize("line", commands())
-def test_commands_are_understood(line, monkeypatch, tmp_path):
-    def stop(*args: Any, **kwargs: Any) -> None:
-        raise Reached
-
-    monkeypatch.chdir(tmp_path)
-    # The configuration of a training is checked whole before its trainer is made.
-    works = (
-        "api.Trainer",
-        "api.choose_images",
-        "api.resume",
-        "api.go_on_from",
-        "api.evaluate",
-        "api.calibrate",
-        "api.export",
-        "api.load",
-        "api.push_to_hub",
-        "data.sources.open_source",
-        "faces.verify.verify",
-        "report.run_report.write_report",
-        "report.comparison.compare",
-    )
-    for work in works:
-        monkeypatch.setattr(f"longtail.{work}", stop)
-
-    try:
-        app(shlex.split(line, comments=True)[1:], standalone_mode=False)
-    except Reached:
-        return
-    assert line.split()[1] in ("methods", "recipes")
 
 
 def test_the_inspection_shown_is_what_is_printed(monkeypatch, capsys):

@@ -37,6 +37,12 @@ def test_nothing_is_chosen_against_the_users_will(images, told):
     assert plan.for_photographs(images, told) == {}
 
 
+def test_photographs_made_small_are_told_of_the_trained_backbone(images, caplog):
+    caplog.set_level("INFO", "longtail")
+    plan.for_photographs(images, {"data": {"image_size": 64}})
+    assert "photographs resized to 64 pixels: a network from scratch; without --image-size" in caplog.text
+
+
 def test_offline_without_weights_trains_from_scratch_and_says_so(images, monkeypatch, caplog):
     def offline(name):
         raise LongtailError("no network.")

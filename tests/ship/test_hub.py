@@ -14,34 +14,6 @@ from longtail.errors import LongtailError, UsageError
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs longtail[hub]")
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub in a folder: repositories as subfolders."""
-    home = tmp_path / "hub"
-
-    class Api:
-        def __init__(self, token=None):
-            self.token = token
-
-        def create_repo(self, name, private, exist_ok):
-            assert exist_ok
-            (home / name).mkdir(parents=True, exist_ok=True)
-            return f"hub://{name}{' (private)' * private}"
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            shutil.copytree(folder_path, home / repo_id, dirs_exist_ok=True)
-
-    def snapshot_download(name, revision, allow_patterns):
-        if not (home / name).is_dir():
-            raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
-        assert revision in (None, "v2")
-        return str(home / name)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return home
-
-
 def test_there_and_back(hub, longtail, trained_run, tmp_path):
     run = shutil.copytree(trained_run, tmp_path / "run")
     package.calibrate(run)

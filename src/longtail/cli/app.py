@@ -14,7 +14,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Train, compare and ship image classifiers on long-tailed data.\n\nStart with [bold]longtail demo[/], or "
-    "[bold]longtail data inspect FOLDER[/] and [bold]longtail train balanced_softmax --data FOLDER[/] on your images.",
+    "[bold]longtail data inspect FOLDER[/] and [bold]longtail train auto FOLDER[/] on your images.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")

@@ -263,5 +263,5 @@ def demo(
         f"The runs are in {out}. Next:\n"
         f"  longtail eval {best} --per-class\n"
         "  longtail data inspect FOLDER            your own images, a folder per class\n"
-        "  longtail train balanced_softmax --data FOLDER --image-size 64"
+        "  longtail train auto FOLDER              photographs start from a trained backbone"
     )

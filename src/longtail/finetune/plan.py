@@ -77,6 +77,12 @@ def for_photographs(images: ImageSet, told: Mapping[str, Any]) -> dict[str, Any]
     wants = told.get("pretrained") or told.get("weights") or told.get("finetune", {}).get("mode")
     against = told.get("pretrained") is False or told.get("start_from") or "backbone" in told
     if not wants and (against or (own_size or typical_side(images)) <= SMALL):
+        if not against and own_size and typical_side(images) > SMALL:
+            logger.info(
+                "photographs resized to %d pixels: a network from scratch; without --image-size, or above %d, they start "
+                "from a trained backbone",
+                own_size, SMALL,
+            )  # fmt: skip
         return {}
     chosen: dict[str, Any] = {"pretrained": True}
     if "backbone" not in told:
