@@ -40,7 +40,7 @@ BEFORE = {
     "bcl": "train bcl --data photos --image-size 16",
     "glmc": "train glmc --data photos --image-size 16",
     "three": "train ride --data photos --image-size 16",
-    "faces": "train cosface_epl --data faces --backbone iresnet18 --image-size 56",
+    "faces": "train cosface_epl --data faces --backbone iresnet18 --image-size 32",
     **{
         f"{method}-{seed}": f"train {method} --data photos --image-size 16 --seed {seed}"
         for method in ("ce", "glmc")
@@ -73,9 +73,9 @@ def less(words: list[str], number: int) -> list[str]:
         return words
     more = ["--epochs", "1", "--batch-size", "8"]
     if "iresnet" in text:
-        more += ["--image-size", "56", "--backbone", "iresnet18"]
+        more += ["--image-size", "32", "--backbone", "iresnet18"]
     elif "--image-size" in words or "--recipe" in words:
-        more += ["--image-size", "16", *(() if "--backbone" in words else ("--backbone", "resnet8"))]
+        more += ["--image-size", "16", "--backbone", "resnet8"]
     elif any(word.startswith("photos") for word in words):
         more += ["--image-size", "72"]  # still photographs, which start from a trained backbone
     if "cifar" in text:
