@@ -71,7 +71,7 @@ def less(words: list[str], number: int) -> list[str]:
         return [*words, "--epochs", "3"] if "--epochs" in words else words
     if command != "train":
         return words
-    more = ["--epochs", "1", "--batch-size", "8"]
+    more = ["--budget", "6s"] if "--budget" in words else ["--epochs", "1", "--batch-size", "8"]
     if "iresnet" in text:
         more += ["--image-size", "32", "--backbone", "iresnet18"]
     elif "--image-size" in words or "--recipe" in words:
@@ -80,8 +80,6 @@ def less(words: list[str], number: int) -> list[str]:
         more += ["--image-size", "72"]  # still photographs, which start from a trained backbone
     if "cifar" in text:
         more += ["--imbalance", "2"]
-    if "--budget" in words:
-        more += ["--budget", "6s"]
     if "--out" not in words:
         more += ["--out", f"runs/number-{number}"]
     return words + more + later_stages(words)
