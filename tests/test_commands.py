@@ -67,6 +67,20 @@ def less(words: list[str], number: int) -> list[str]:
     command, text = words[0], " ".join(words)
     if command == "reproduce":
         return [*words, "--epochs", "1", "--seeds", "1", "--set", "data.imbalance=2"]
+    if command == "tune":
+        return [
+            *words,
+            "--epochs",
+            "1",
+            "--trials",
+            "2",
+            "--image-size",
+            "16",
+            "--backbone",
+            "resnet8",
+            "--set",
+            "batch_size=8",
+        ]
     if "--resume" in words:
         return [*words, "--epochs", "3"] if "--epochs" in words else words
     if command != "train":
