@@ -61,6 +61,8 @@ class _ConsoleHandler(logging.Handler):
 def log_to_console(console: Console, level: int = logging.INFO) -> None:
     """Show the project's log lines of `level` and above on `console`."""
     logger = logging.getLogger("longtail")
-    logger.handlers = [_ConsoleHandler(console)]
+    handler = _ConsoleHandler(console)
+    handler.setLevel(level)  # a run's log file lowers the logger's own
+    logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
