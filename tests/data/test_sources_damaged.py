@@ -14,7 +14,7 @@ from test_sources_forms import coco, write_tar
 
 from longtail.data.recordio import RecordIO
 from longtail.data.sources import open_source
-from longtail.errors import LongtailError
+from longtail.errors import LongtailError, UsageError
 from longtail.faces.lists import read_bin, read_ijb, read_lfw_pairs
 
 SECONDS = 0.8  # of mutations, of each kind
@@ -184,3 +184,19 @@ def test_lists_of_pairs(tmp_path: Path) -> None:
     survive(tmp_path / "pair", lambda: read_ijb(tmp_path / "tid", tmp_path / "pair"), seed=6)
     (tmp_path / "a.bin").write_bytes(pickle.dumps(([png()] * 40, [True, False] * 10), 2))
     survive(tmp_path / "a.bin", lambda: read_bin(tmp_path / "a.bin"), seed=7)
+
+
+@pytest.mark.parametrize("what", ["deep key", "shared key", "set"])
+def test_pickles_that_would_overflow_the_stack_or_never_end(tmp_path: Path, what: str) -> None:
+    """What Python hashes, it descends into: 200,000 tuples in each other, or 60 of which each holds the last twice."""
+    key = {
+        "deep key": b")" + b"\x85" * 200_000,
+        "shared key": b")" + b"2\x86" * 60,
+        "set": b"\x8f(" + b")" + b"\x85" * 9 + b"\x90",
+    }
+    raw = b"\x80\x04" + (key["set"] if what == "set" else b"}" + key[what] + b"K\x01s") + b"."
+    (tmp_path / "batches.meta").write_bytes(raw)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"a key of type tuple, not a name|it holds a set"):
+        open_source(f"cifar10:{tmp_path}")
+    assert time.monotonic() - began < 10

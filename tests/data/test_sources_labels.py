@@ -312,3 +312,37 @@ def test_rows_are_named_as_the_source_counts_them(tmp_path: Path) -> None:
     assert "'Dog' (train-1.parquet row 1) and 'dog' (train-0.parquet row 1, train-1.parquet row 0) differ" in notes[0]
     loaded = pickle.loads(pickle.dumps(open_source(str(tmp_path / "t.txt")).train))  # as worker processes get it
     assert [loaded.place(i) for i in range(2)] == ["line 1", "line 3"]
+
+
+def test_unlabelled_beside_names(tmp_path: Path) -> None:
+    splits = open_source(csv(tmp_path, ["cat", "-1", "dog"]))
+    assert classes_of(splits.train) == ["cat", "dog"]
+    assert "1 of 3 images have label -1, unlabelled, and are left out: line 3" in splits.notes[0]
+
+
+@pytest.mark.parametrize("labels", [["['x', 'y']", "['x']"], ["{1}", "{2}"], ["x y", "x", "y"], ["x/y", "x", "y"]])
+def test_lists_are_several_labels(tmp_path: Path, labels: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"\(line 2\).*Multi-label data is not supported"):
+        open_source(csv(tmp_path, labels))
+
+
+def test_names_of_several_words_are_names(tmp_path: Path) -> None:
+    assert classes_of(open_source(csv(tmp_path, ["red fox", "fox", "sea/lake"])).train) == [
+        "red fox",
+        "fox",
+        "sea/lake",
+    ]
+
+
+def test_spaces_of_no_width(tmp_path: Path) -> None:
+    splits = open_source(csv(tmp_path, ["cat\u200b", "\ufeffcat", "dog"]))
+    assert classes_of(splits.train) == ["cat", "cat", "dog"]
+    assert "put right (line 2, line 3)" in splits.notes[0]
+
+
+def test_classes_called_as_if_they_were_none(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [0, 1, 1], ["", "dog"])
+    with pytest.raises(UsageError, match=r"a class has no name \(a.parquet row 0\)"):
+        open_source(str(tmp_path / "a.parquet"))
+    write_images(tmp_path, "f/NA/1.png", "f/dog/1.png")
+    assert "'NA' (NA/1.png) is taken for a class of that name" in open_source(str(tmp_path / "f")).notes[0]

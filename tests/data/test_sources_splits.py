@@ -1,10 +1,14 @@
 """Which part of a source is for training, validation and testing, by its name, in every kind of source."""
 
+import io
+import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from source_files import classes_of, sizes, write_images, write_parquet
+from source_files import classes_of, png, sizes, write_images, write_parquet
 
 from longtail.data.sources import open_source
 from longtail.data.sources.splits import role_of
@@ -282,3 +286,101 @@ def test_files_passed_over_are_counted_by_suffix(tmp_path: Path) -> None:
         (tmp_path / name).write_text("no image")
     (note,) = open_source(str(tmp_path)).notes
     assert note.endswith("4 files are no images by their names and were passed over: 2 .dcm, 1 without suffix, 1 .db.")
+
+
+# the same names wherever they are written
+
+
+ROLES_OF_FOUR = {"train": 2, "val": 1, "test": 1}
+FOLDERS = ("Train", "train", "VAL", "TeSt")
+
+
+def test_folders_at_the_head_of_paths(tmp_path: Path) -> None:
+    paths = [f"{folder}/{i}.png" for i, folder in enumerate(FOLDERS)]
+    write_images(tmp_path, *paths)
+    (tmp_path / "t.csv").write_text("image,label\n" + "".join(f"{path},0\n" for path in paths))
+    (tmp_path / "t.txt").write_text("".join(f"{path} 0\n" for path in paths))
+    records = [{"id": i, "file_name": path} for i, path in enumerate(paths)]
+    (tmp_path / "t.json").write_text(
+        json.dumps({"images": records, "annotations": [{"image_id": i, "category_id": 0} for i in range(4)]})
+    )
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for path in paths:
+            for name, content in ((path, png()), (path.replace(".png", ".cls"), b"0")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    for name in ("t.csv", "t.txt", "t.json", "t.tar"):
+        splits = open_source(str(tmp_path / name))
+        assert sizes(splits) == ROLES_OF_FOUR, name
+        assert splits.test.name.endswith("(test: TeSt)")
+        assert sizes(open_source(str(tmp_path / name), splits="none")) == {"train": 4}
+        assert sizes(open_source(str(tmp_path / name), splits="train=Train+VAL,test=train")) == {"train": 2, "test": 1}
+
+
+def test_other_folders_at_the_head_of_paths_are_none(tmp_path: Path) -> None:
+    for folders in (("train", "bus"), ("train", "train"), ("val", "test"), ("a", "b")):
+        write_images(tmp_path, *(f"{folder}/{i}.png" for i, folder in enumerate(folders)))
+        (tmp_path / "t.txt").write_text("".join(f"{folder}/{i}.png 0\n" for i, folder in enumerate(folders)))
+        assert sizes(open_source(str(tmp_path / "t.txt"))) == {"train": 2}
+
+
+def test_a_field_split_of_json(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    images = [{"id": i, "file_name": f"{i}.png", "split": split} for i, split in enumerate(FOLDERS)]
+    annotations = [{"image_id": i, "category_id": 0} for i in range(4)]
+    (tmp_path / "t.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    assert sizes(open_source(str(tmp_path / "t.json"))) == ROLES_OF_FOUR
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("is_test", [0, 0, 1, 1], {"train": 2, "test": 2}),
+        ("is_valid", [True, False, False, False], {"train": 3, "val": 1}),
+        ("is_training_image", [1, 1, 1, 0], {"train": 3, "test": 1}),
+        ("test", [7, 8, 9, 10], {"train": 4}),
+        ("fold", ["train", "train", "dev", "test"], ROLES_OF_FOUR),
+        ("split", [0, 0, 0, 1], "which are no splits' names"),
+        ("partition", ["train", "train", "query", "gallery"], "query, gallery fits none"),
+        ("split", ["train", "train", "", "test"], r"(line 4|row 2): of no split"),
+        ("is_test", [1, 1, 1, 1], "leaves no row for training"),
+    ],
+)
+def test_columns_that_say_the_split(tmp_path: Path, kind: str, column: str, values: list, found: dict | str) -> None:
+    if kind == "parquet":
+        write_parquet(tmp_path / "t.parquet", [0, 0, 0, 0], **{column: values})
+    else:
+        write_images(tmp_path, *(f"{i}.png" for i in range(4)))
+        rows = "".join(f"{i}.png,0,{value}\n" for i, value in enumerate(values))
+        (tmp_path / "t.csv").write_text(f"image,label,{column}\n{rows}")
+    if isinstance(found, dict):
+        assert sizes(open_source(str(tmp_path / f"t.{kind}"))) == found
+    else:
+        with pytest.raises(UsageError, match=found):
+            open_source(str(tmp_path / f"t.{kind}"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_files_in_folders_of_splits(tmp_path: Path, kind: str) -> None:
+    for folder in ("train", "validation"):
+        if kind == "parquet":
+            write_parquet(tmp_path / folder / "0.parquet", [0, 1])
+            continue
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "0.tar", "w") as archive:
+            for name, content in (("0.png", png()), ("0.CLS", b"0")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    assert list(sizes(open_source(str(tmp_path)))) == ["train", "val"]
+
+
+def test_a_zip_file_with_backslashes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("train\\cat\\1.png", "train\\dog\\1.png", "test\\cat\\1.png"):
+            archive.writestr(name, png())
+    splits = open_source(str(tmp_path / "a.zip"))
+    assert sizes(splits) == {"train": 2, "test": 1}
+    assert splits.train.image(0, 3).shape == (6, 5, 3)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import mmap
 import pickle
-import pickletools
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
@@ -27,11 +26,6 @@ def load_pickle(path: Path) -> Any:
     """
     # mapped: of an open file, memory would be asked for as many bytes as the pickle announces
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for opcode, argument, _ in pickletools.genops(cast(BinaryIO, content)):
-            # The unpickler keeps a table as long as the largest index, whatever it is.
-            if "PUT" in opcode.name and int(argument or 0) > len(content):
-                raise pickle.UnpicklingError("it numbers more objects than it can hold")
-        content.seek(0)
         return _Unpickler(cast(BinaryIO, content), encoding="bytes").load()
 
 
@@ -85,8 +79,8 @@ _STAND_INS: dict[str, Any] = {
     "numpy.ndarray": "numpy.ndarray",  # an argument of `_reconstruct`, which has no use for it
     "numpy.dtype": _Dtype,
     "_codecs.encode": _encode,
-    "__builtin__.bytes": bytes,  # how Python 3 pickles b"" for Python 2
-    "builtins.bytes": bytes,
+    "__builtin__.bytes": lambda: b"",  # how Python 3 pickles b"" for Python 2
+    "builtins.bytes": lambda: b"",
 }
 for _core in ("numpy.core", "numpy._core"):
     _STAND_INS |= {
@@ -96,7 +90,12 @@ for _core in ("numpy.core", "numpy._core"):
     }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own, of which each step can be looked at. What has to be hashed is refused where that could take for ever or
+    overflow the stack: tuples of tuples."""
+
+    dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[f"{module}.{name}"]
@@ -104,3 +103,29 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(
                 f"it asks for {module}.{name}, which image data does not need, and was refused"
             ) from None
+
+    def _load_setitem(self: Any) -> None:
+        _check_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def _load_setitems(self: Any) -> None:
+        _check_keys(self.stack[::2])  # since the mark
+        self.load_setitems()
+
+    def _load_dict(self: Any) -> None:
+        _check_keys(self.stack[::2])
+        self.load_dict()
+
+    def _load_set(self: Any) -> None:
+        raise pickle.UnpicklingError("it holds a set, which image data does not")
+
+    dispatch[pickle.SETITEM[0]] = _load_setitem
+    dispatch[pickle.SETITEMS[0]] = _load_setitems
+    dispatch[pickle.DICT[0]] = _load_dict
+    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.FROZENSET[0]] = dispatch[pickle.ADDITEMS[0]] = _load_set
+
+
+def _check_keys(keys: list[Any]) -> None:
+    for key in keys:
+        if not isinstance(key, (str, bytes, int)):
+            raise pickle.UnpicklingError(f"a dictionary has a key of type {type(key).__name__}, not a name")

@@ -40,7 +40,7 @@ from .hub import open_hub
 from .labels import match_classes, settle
 from .lists import open_csv, open_list
 from .parquet import open_parquet
-from .splits import Reading
+from .splits import Reading, role_of
 
 __all__ = ["KINDS", "absolute", "find_source", "match_classes", "open_source"]
 
@@ -70,7 +70,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "label_column": ("csv", "hf", "parquet"),
     "suffix": ("coco", "csv", "list"),
     "classes_at": ("folder", "tar", "zip"),
-    "splits": ("csv", "folder", "hf", "parquet", "tar", "zip"),
+    "splits": ("coco", "csv", "folder", "hf", "list", "parquet", "tar", "zip"),
 }
 _SUFFIXES = {
     ".csv": "csv", ".tsv": "csv", ".txt": "list", ".json": "coco", ".parquet": "parquet", ".npz": "npz", ".rec": "rec",
@@ -162,6 +162,8 @@ def find_source(spec: str) -> tuple[str, str]:
         return _kind_of_folder(path), str(path)
     if path.suffix.lower() in _SUFFIXES and (path.is_file() or "*" in spec):
         return _SUFFIXES[path.suffix.lower()], str(path)
+    if path.is_file() and path.suffix.lower() in (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        raise UsageError(f"{path} is compressed: unpack it, and give what was in it.")
     if path.is_file():
         raise UsageError(
             f"Cannot tell what kind of source {path} is. Write kind:{path} with one of {', '.join(sorted(KINDS))}."
@@ -178,8 +180,8 @@ def _kind_of_folder(path: Path) -> str:
         return "cifar10"
     if (path / "train").is_file() and (path / "meta").is_file():
         return "cifar100"
-    if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
-        return "parquet"
-    if any(path.glob("*.tar")):
-        return "tar"
+    below = [path, path / "data", *(child for child in path.iterdir() if role_of(child.name) and child.is_dir())]
+    for kind in ("parquet", "tar"):
+        if any(any(folder.glob(f"*.{kind}")) for folder in below):
+            return kind
     return "folder"

@@ -11,8 +11,9 @@ import numpy as np
 
 from ...errors import UsageError, brief
 from ..images import FileSet, ImageSet
-from .labels import UNLABELLED, from_numbers, rows_named, tidy
-from .splits import Reading
+from .columns import in_folders, in_splits
+from .labels import UNLABELLED, check_repeats, from_numbers, rows_named, tidy
+from .splits import NONE, Reading
 from .text import located, read_text
 
 
@@ -67,7 +68,12 @@ def open_coco(location: str, how: Reading) -> dict[str, ImageSet]:
         labels, found = from_numbers(labels, where, rows_named(lambda row: paths[row]))
         class_names = list(found)
     root, there = located(file, how, pa.array(paths, pa.large_string()))
-    return {"train": FileSet(where, class_names, labels, root, there)}
+    found_images = FileSet(where, class_names, labels, root, there)
+    check_repeats(found_images, how)
+    if images and all(isinstance(image.get("split"), str) for image in images):
+        values = pa.array([image["split"] for image in images], pa.large_string())
+        return in_splits(found_images, None if how.splits == NONE else "split", values, where, how)
+    return in_folders(found_images, there.array, where, how)
 
 
 def _load(file: Path) -> Mapping[str, Any]:

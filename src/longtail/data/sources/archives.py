@@ -18,6 +18,7 @@ from ...errors import UsageError, brief
 from ...files import open_regular
 from ..decode import CorruptImage
 from ..images import ImageSet, Strings
+from .columns import in_folders
 from .folder import is_hidden, read_tree, suffixes
 from .labels import from_strings, rows_named
 from .splits import Reading, of_role, roles_of, split_name, titled
@@ -96,12 +97,15 @@ def open_zip(location: str, how: Reading) -> dict[str, ImageSet]:
     ):
         kind = "encrypted" if odd.flag_bits & 1 else "packed in a way that is not read"
         raise UsageError(f"{file}: {brief(odd.filename)} is {kind}. Unpack the file, and give the folder.")
+    names = [member.filename for member in members]
+    if not any("/" in name for name in names):  # packed by a program that writes Windows's way
+        names = [name.replace("\\", "/") for name in names]
     places = {
-        member.filename: (
+        name.lstrip("/"): (
             0, member.header_offset, member.compress_size,
             member.file_size if member.compress_type == _DEFLATE else 0, member.CRC,
         )
-        for member in members
+        for name, member in zip(names, members, strict=True)
     }  # fmt: skip
     return _tree(f"zip:{file}", [file], places, how)
 
@@ -110,7 +114,7 @@ def open_tar(location: str, how: Reading) -> dict[str, ImageSet]:
     """WebDataset's shards: a tar file, a pattern or a folder, of samples `key.jpg` with `key.cls` (a class number or name)
     or `key.json` (with a field `label`). Tar files without any label are read as `folder:` would what is in them."""
     path = Path(location)
-    files = sorted(path.glob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path))))
+    files = sorted(path.rglob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path))))
     if not files:
         raise UsageError(f"No tar file at {path}.")
     where = f"tar:{path}"
@@ -143,6 +147,8 @@ def open_tar(location: str, how: Reading) -> dict[str, ImageSet]:
         parts[role] = ArchiveSet(
             title, class_names, labels, files, Strings.of([image[1] for image, _ in chosen]), places
         )
+    if not roles:
+        return in_folders(parts["train"], Strings.of([image[1] for image in samples.keys]).array, where, how)
     return parts
 
 
@@ -159,7 +165,7 @@ class _Samples:
 
     def add(self, shard: int, name: str, place: tuple[int, int, int, int, int], text: bytes | None) -> None:
         folder, _, base = name.rpartition("/")
-        key = (shard, f"{folder}/{base.partition('.')[0]}")
+        key = (shard, f"{folder}/{base.partition('.')[0]}".lstrip("/"))
         if text is not None:
             label = _label(text, name)
             if label is not None:
@@ -178,7 +184,7 @@ def _members(file: Path) -> Iterator[tuple[str, int, int, bytes | None]]:
                 if not member.isreg() or any(is_hidden(part) for part in member.name.split("/")):
                     continue
                 text = None
-                if member.name.endswith((".cls", ".cls.txt", ".json")):
+                if member.name.lower().endswith((".cls", ".cls.txt", ".json")):
                     if member.size > 2**20:
                         raise UsageError(f"{file}: {brief(member.name)} of {member.size:,} bytes is no label.")
                     extracted = archive.extractfile(member)
@@ -193,7 +199,7 @@ def _members(file: Path) -> Iterator[tuple[str, int, int, bytes | None]]:
 def _label(text: bytes, name: str) -> str | None:
     """The label in a `.cls` or `.json` file, None where the latter says none."""
     try:
-        if not name.endswith(".json"):
+        if not name.lower().endswith(".json"):
             return text.decode().strip()
         content: Any = json.loads(text)
         value = next((content[field] for field in _LABELS if field in content), None)
@@ -203,6 +209,8 @@ def _label(text: bytes, name: str) -> str | None:
         ) from None
     if isinstance(value, list | dict):
         raise UsageError(f"{brief(name)}: several labels, {brief(repr(value))}. Multi-label data is not supported.")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return None if value is None else str(value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ..images import ImageSet, read_file
-from .columns import LABEL, pick
+from .columns import LABEL, pick, pick_label
 from .splits import Reading, of_role, roles_of, titled
 
 
@@ -51,7 +51,7 @@ class HubSet(ImageSet):
         images = ["image", *(n for n, f in features.items() if isinstance(f, datasets.Image))]
         labels = [*LABEL, *(n.lower() for n, f in features.items() if isinstance(f, datasets.ClassLabel))]
         image = pick(list(features), how.image_column, images, "image-column", name)
-        label = pick(list(features), how.label_column, labels, "label-column", name)
+        label = pick_label(list(features), how.label_column, labels, name, how, lambda column: rows.data[column])
         if image is None or label is None or not hasattr(features[label], "names"):
             raise UsageError(f"{name}: expected an image and a class label; found the columns {', '.join(features)}.")
         super().__init__(name, features[label].names, np.asarray(rows[label][:]))

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, brief
-from ..images import ImageSet
+from ..images import FileSet, ImageSet
 from .splits import Reading, listing
 
 UNLABELLED = -1
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NO_LABEL = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}
+_LISTED = re.compile(r"\[.*\]|\{.*\}")
 _LONGEST = 255  # characters of a class name
-_JOINTS = ("|", ";", ",", "+", "&")
+_JOINTS = ("|", ";", ",", "+", "&", "/", " ")
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # spaces of no width, which strip() leaves
 
 Rows = Callable[[np.ndarray], str]  # names some rows of a source for a message: "line 3, line 5 and 7 more"
 
@@ -38,8 +40,9 @@ def rows_named(name: Callable[[int], str], most: int = 3) -> Rows:
 
 
 def tidy(name: str) -> str:
-    """A name without white space around it, each letter in its composed form (NFC): what two spellings are compared by."""
-    return unicodedata.normalize("NFC", name).strip()
+    """A name without white space around it, that of no width included, each letter in its composed form (NFC): what two
+    spellings are compared by."""
+    return unicodedata.normalize("NFC", name).strip().strip(_INVISIBLE).strip()
 
 
 def from_strings(values: Any, where: str, rows: Rows, how: Reading) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -82,7 +85,7 @@ def from_strings(values: Any, where: str, rows: Rows, how: Reading) -> tuple[np.
         numbers = np.array([int(name) for name in written], dtype=np.int64)
         return from_numbers(numbers[codes], where, rows)
     _refuse_several(set(written), where, lambda name: rows(where_written(lambda k: written[k] == name)))
-    names = sorted(set(written))
+    names = sorted(set(written) - {str(UNLABELLED)})
     changed = where_written(lambda k: written[k] != raw[k])
     if len(changed):
         how.tell(
@@ -92,7 +95,7 @@ def from_strings(values: Any, where: str, rows: Rows, how: Reading) -> tuple[np.
     if none := [name for name in names if name.lower() == "none"]:
         rows_of = rows(where_written(lambda k: written[k] == none[0]))
         how.tell(f"{where}: the label '{none[0]}' ({rows_of}) is taken for a class of that name.")
-    position = {name: c for c, name in enumerate(names)}
+    position = {name: c for c, name in enumerate(names)} | {str(UNLABELLED): UNLABELLED}
     return np.array([position[name] for name in written], dtype=np.int64)[codes], tuple(names)
 
 
@@ -155,6 +158,11 @@ def from_one_hot(table: np.ndarray, names: Sequence[str], where: str, rows: Rows
 def _refuse_several(names: set[str], where: str, rows: Callable[[str], str]) -> None:
     """Raise `UsageError` where a label is several: "a|b", or "a, b" where "a" and "b" are labels too."""
     for name in sorted(names):
+        if _LISTED.fullmatch(name):
+            raise UsageError(
+                f"{where}: the label '{brief(name)}' ({rows(name)}) is a list. Multi-label data is not supported: give each "
+                "image one class, by its name."
+            )
         for joint in _JOINTS:
             parts = [part.strip() for part in name.split(joint)]
             if len(parts) > 1 and (joint == "|" or names.issuperset(parts)):
@@ -180,6 +188,7 @@ def settle(images: ImageSet, how: Reading) -> ImageSet:
         )
         images.labels = (np.cumsum(used) - 1)[images.labels]
         images.class_names = tuple(name for name, has in zip(names, used, strict=True) if has)
+    _check_names(images, how)
     _tell_of_case(images, how)
     _tell_of_gaps(images, how)
     return images
@@ -224,6 +233,36 @@ def _labelled(images: ImageSet, how: Reading) -> ImageSet:
     name, images = images.name, images.select(labelled)
     images.name = name
     return images
+
+
+def _check_names(images: ImageSet, how: Reading) -> None:
+    """Raise `UsageError` for a class without a name, and tell of names that often stand for none."""
+    for c, name in enumerate(images.class_names):
+        if name.lower() in _NO_LABEL:
+            rows = _rows_of(images, images.labels == c)
+            if not name:
+                raise UsageError(f"{images.name}: a class has no name ({rows}). Give it one.")
+            how.tell(f"{images.name}: '{name}' ({rows}) is taken for a class of that name, not for a missing label.")
+
+
+def check_repeats(images: FileSet, how: Reading) -> None:
+    """Tell of files that a table names more than once. Raises `UsageError` where they are of several classes there."""
+    import pyarrow.compute as pc
+
+    paths = images.paths.array
+    if pc.count_distinct(paths).as_py() == len(paths):
+        return
+    codes = np.asarray(paths.dictionary_encode().indices)
+    order = np.argsort(codes, kind="stable")
+    again = np.diff(codes[order]) == 0
+    several = order[1:][again & (np.diff(images.labels[order]) != 0)]
+    if len(several):
+        raise UsageError(
+            f"{images.name}: {len(several):,} images are named again with another label, {brief(images.key(int(several[0])))} "
+            f"({rows_named(images.place)(several)}). Multi-label data is not supported: give each image one class."
+        )
+    rows = rows_named(images.place)(np.sort(order[1:][again]))
+    how.tell(f"{images.name}: {int(again.sum()):,} rows name an image that another row names too ({rows}).")
 
 
 def _rows_of(images: ImageSet, chosen: np.ndarray) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import UsageError, brief
 from ..images import FileSet, ImageSet
-from .columns import IMAGE, LABEL, in_splits, no_columns, one_hot, pick, split_column
-from .labels import from_one_hot, from_strings, rows_named
+from .columns import IMAGE, LABEL, in_folders, in_splits, no_columns, one_hot, pick, pick_label, split_column
+from .labels import check_repeats, from_one_hot, from_strings, rows_named
 from .splits import Reading, listing
-from .text import Table, lines_of, located, read_text
+from .text import Table, lines_of, located, read_lines
 
 # A path, which may hold spaces, and a number, "-5" and "0_1" included so that these are told from a missing one.
 _SPACED = r"^\s*(?P<path>.*\S)[ \t]+(?P<label>[-+]?[0-9][0-9_.]*)\s*$"
@@ -48,14 +48,16 @@ def open_list(location: str, how: Reading) -> dict[str, ImageSet]:
     codes, class_names = from_strings(labels, name, rows, how)
     _check_numbers(class_names, codes, name, rows)
     root, paths = located(file, how, pc.struct_field(fields, "path"))
-    return {"train": FileSet(name, class_names, codes, root, paths, partial(_line_of_list, file))}
+    images = FileSet(name, class_names, codes, root, paths, partial(_line_of_list, file))
+    check_repeats(images, how)
+    return in_folders(images, images.paths.array, name, how)
 
 
 def _written(file: Path) -> tuple[np.ndarray, Any]:
     """The lines of a text that are not blank, and their numbers, from 1."""
     import pyarrow.compute as pc
 
-    lines = lines_of(read_text(file))
+    lines = lines_of(read_lines(file))
     kept = np.flatnonzero(pc.not_equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False))
     return kept + 1, lines.take(kept)
 
@@ -87,8 +89,8 @@ def open_csv(location: str, how: Reading) -> dict[str, ImageSet]:
     table = Table(Path(location))
     where = f"csv:{table.file}"
     image = pick(table.columns, how.image_column, IMAGE, "image-column", where)
-    label = pick(table.columns, how.label_column, LABEL, "label-column", where)
-    split = split_column(table.columns, [c for c in (image, label) if c], how)
+    label = pick_label(table.columns, how.label_column, LABEL, where, how, table.column)
+    split = split_column(table.columns, image, label, how)
     others = [column for column in table.columns if column not in (image, split)]
     if label is None and image is not None and len(others) == 1:
         label = others[0]
@@ -111,7 +113,10 @@ def open_csv(location: str, how: Reading) -> dict[str, ImageSet]:
         labels, class_names = from_strings(columns[label], where, rows, how)
     root, paths = located(table.file, how, columns[image])
     images = FileSet(where, class_names, labels, root, paths, partial(_line_of_table, table.file))
-    return in_splits(images, split, columns[split] if split else None, where, how)
+    check_repeats(images, how)
+    if split is not None:
+        return in_splits(images, split, columns[split], where, how)
+    return in_folders(images, images.paths.array, where, how)
 
 
 def _check_paths(paths: Any, column: str, where: str, rows: Any) -> None:

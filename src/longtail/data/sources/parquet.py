@@ -22,7 +22,7 @@ import numpy as np
 from ...errors import UsageError, brief
 from ...files import check_regular
 from ..images import ImageSet, read_file
-from .columns import LABEL, in_splits, no_columns, pick, split_column
+from .columns import LABEL, in_splits, no_columns, pick, pick_label, split_column
 from .labels import Rows, as_integers, from_numbers, from_strings, no_label, rows_named
 from .splits import Reading, of_role, roles_of, split_name, titled
 
@@ -44,7 +44,7 @@ def open_parquet(location: str, how: Reading) -> dict[str, ImageSet]:
             if (names := of_role(roles, role))
         }
     images = ParquetSet(where, files, how)
-    column = split_column(images.columns, [images.image_column, images.label_column], how)
+    column = split_column(images.columns, images.image_column, images.label_column, how)
     return in_splits(images, column, images.texts(column) if column else None, where, how)
 
 
@@ -90,7 +90,10 @@ class ParquetSet(ImageSet):
         values = self._read(column)
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
-        return values.cast(pa.large_string()).combine_chunks() if _is_text(values.type) else None
+        kind = values.type
+        if _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            return values.cast(pa.large_string()).combine_chunks()
+        return None
 
     def place(self, i: int) -> str:
         """ "train.parquet row 3", counted from 0."""
@@ -201,7 +204,15 @@ def _columns(file: Path, how: Reading) -> _Columns:
     images = ["image", *(name.lower() for name, kind in types.items() if kind == "Image")]
     labels = ["label", *(name.lower() for name, kind in types.items() if kind == "ClassLabel"), *LABEL]
     image = pick(schema.names, how.image_column, images, "image-column", str(file))
-    label = pick(schema.names, how.label_column, labels, "label-column", str(file))
+    with _naming(file):
+        label = pick_label(
+            schema.names,
+            how.label_column,
+            labels,
+            str(file),
+            how,
+            lambda name: pq.read_table(file, columns=[name])[name],
+        )
     if image is None or label is None:
         raise no_columns(str(file), schema.names, image, label)
     kind = schema.field(image).type

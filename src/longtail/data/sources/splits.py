@@ -19,7 +19,7 @@ HOW_TO_SAY = f"Say which is which, --splits train=NAME,val=NAME,test=NAME, or --
 
 _WORD = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing|val)?|trn)|(?P<val>val(?:id(?:ation|ate)?)?|dev(?:el)?|eval(?:uation)?)"
-    r"|(?P<test>test(?:ing)?|tst))(?:sets?|data|images|imgs|split)?(?![a-z])"
+    r"|(?P<test>test(?:ing)?|tst))(?:sets?|data|dirs?|folder|images|imgs|split)?(?![a-z])"
 )
 _NEUTRAL = re.compile(r"(?<![a-z])(?:sets?|data|dataset|images?|imgs?|split|of)(?![a-z])|[^a-z]+")
 
@@ -49,6 +49,7 @@ class Reading:
 def role_of(name: str) -> str | None:
     """ "train", "val" or "test" where `name` has a word for it, else None. Of "train_val" both are for training."""
     found = {match.lastgroup for match in _WORD.finditer(_lower(name))}
+    found = found or {match.lastgroup for match in _WORD.finditer(name.lower())}  # "TeSt"
     for role, also in (("train", {"val"}), ("test", {"val"}), ("val", set())):
         if role in found and found <= {role} | also:
             return role
@@ -57,7 +58,8 @@ def role_of(name: str) -> str | None:
 
 def affix(name: str) -> str:
     """What is left of a split's name without the word for it, numbers and "set" or "images": "cifar" of "cifar10_test"."""
-    return " ".join(_NEUTRAL.sub(" ", _WORD.sub(" ", _lower(name))).split())
+    lower = _lower(name) if _WORD.search(_lower(name)) else name.lower()
+    return " ".join(_NEUTRAL.sub(" ", _WORD.sub(" ", lower)).split())
 
 
 def _lower(name: str) -> str:

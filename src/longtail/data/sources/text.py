@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from ..images import Strings
 from .splits import Reading
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 _LONGEST_PATH = 4096  # bytes, as Linux has it
 _LONGEST_ROW = 1 << 20  # bytes; a row of more is a quote left open, or no table
 
@@ -44,7 +46,17 @@ def read_text(file: Path) -> bytes:
         raise UsageError(f"Cannot read {file}: {reason}.") from error
     if (at := raw.find(b"\0")) >= 0:
         raise UsageError(
-            f"{file} line {line_at(raw, at)}: a NUL character, which no text file holds. Write the file anew."
+            f"{file} line {line_at(raw, at)}: a NUL character, which no text file holds. Write the file anew, as UTF-8."
+        )
+    return raw
+
+
+def read_lines(file: Path) -> bytes:
+    """As `read_text`. Raises `UsageError` for a carriage return without a line feed, which ends a line for some programs."""
+    raw = read_text(file)
+    if found := _LONE_RETURN.search(raw):
+        raise UsageError(
+            f"{file} line {line_at(raw, found.start())}: a carriage return without a line feed. Lines end with LF, or CR and LF."
         )
     return raw
 
@@ -68,11 +80,9 @@ class Table:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.raw = read_text(file)
+        self.raw = read_lines(file)
         header = self.raw[: self.raw.find(b"\n") + 1 or None].decode().strip("\r\n")
         self.delimiter = max(_DELIMITERS, key=header.count) if header else ","
-        if "\r" in header:
-            raise UsageError(f"{file} line 1: a carriage return without a line feed. Lines end with LF, or CR and LF.")
         self.columns = next(_rows([header], self.delimiter), (1, []))[1]
         if len(self.columns) == 1 and self.columns[0].count("|") > 0:
             raise UsageError(f"{file}: its columns are separated by '|'; expected {', '.join(_DELIMITERS.values())}.")
@@ -194,6 +204,8 @@ def located(file: Path, how: Reading, paths: Any) -> tuple[Path, Strings]:
     first = paths[0].as_py()
     hint = "Give the images' folder as --root"
     hint += "." if "." in Path(first).name else ", and what their names lack as --suffix (.jpg)."
+    if re.search(r"\s[0-9]+$", first):
+        hint = "Are there two labels in each line? Then leave the first. Else: " + hint
     raise UsageError(f"{file}: its first image '{brief(first)}' is not under {folder}. {hint}")
 
 
