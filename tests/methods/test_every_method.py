@@ -106,6 +106,33 @@ def test_compiles_whole(case: Case) -> None:
     torch.testing.assert_close(dict(compiled.named_buffers()), dict(method.named_buffers()))
 
 
+# Their steps write to memories, queues and statistics, of which a compiled backward pass must not see the new values.
+REMEMBER = ("bce3s", "cosface_epl", "isda", "kcl", "paco", "proco", "ssd", "tsc")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [case for case in TRAINING if case.method in REMEMBER and not case.options],
+    ids=lambda case: case.name,
+)
+def test_ten_compiled_steps_are_ten_steps(case: Case) -> None:
+    torch._dynamo.reset()
+    states = []
+    for compiled in (False, True):
+        method = case.build()
+        if compiled:
+            method.compile()
+        optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.02, momentum=0.9)
+        for i in range(10):
+            optimizer.zero_grad()
+            step(case, method, case.batch(i), min(i // 3, EPOCHS - 1))
+            optimizer.step()
+            method.after_step(case.clock(min(i // 3, EPOCHS - 1)))
+        states.append({name.replace("._orig_mod", ""): value for name, value in method.state_dict().items()})
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_is_deployed_is_enough_to_predict(case: Case) -> None:
     """A fresh method with the deployed parts alone gives the same scores, and features that its rows read."""
