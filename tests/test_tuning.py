@@ -55,6 +55,7 @@ def test_the_best_on_held_out_images_comes_first_and_what_is_finished_is_kept(sm
         assert not any("test" in line for line in lines)
         data = json.loads((folder / "results.json").read_text())["data"]
         assert (data["train_images"], data["val_images"]) == (50, 10)
+        assert "test_images" not in data
     assert [row["class_balanced"] for row in first["trials"]] == sorted(scores.values(), reverse=True)
 
     train = api.train

@@ -40,6 +40,7 @@ class DataConfig(Section):
     validation: float | None = Field(
         None, ge=0, lt=1, description="share of training held out (default: 0 with a test split, else 0.2)"
     )
+    use_test: bool = Field(True, description="score the test split (off while settings are being chosen)")
     image_size: int | None = Field(None, ge=4, le=8192, description="resize to this many pixels (default: native size)")
     channels: Literal[1, 3] | None = Field(
         None, description="read as grey (1) or RGB (3) (default: grey where no image is in colour)"

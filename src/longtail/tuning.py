@@ -18,7 +18,7 @@ from .config import merge
 from .engine.reporter import Reporter
 from .engine.run import Run, write_json
 from .errors import DivergedError, UsageError
-from .finetune.trials import HELD_OUT, MEASURE
+from .finetune.trials import CHOOSING, HELD_OUT, MEASURE
 from .methods import method_class
 from .reproduce import check_settings
 
@@ -71,8 +71,7 @@ def tune(
         raise UsageError(f"--trials {trials}: the grid of {method} has {len(grid)} points; give 1 to {len(grid)}.")
     tried: list[dict[str, Any]] = []
     for number, point in enumerate(grid[:trials], 1):
-        held_out = {"data": {"validation": HELD_OUT}, "report": False}
-        laid = merge(merge(overrides, point), held_out)
+        laid = merge(merge(overrides, point), CHOOSING)
         run = Run(out / f"trial-{number}")
         if run.config_file.exists():
             check_settings(run, api.resolved(api.make_config(method, recipe, laid)))

@@ -73,7 +73,10 @@ def test_the_best_on_held_out_images_is_trained_on_all(tmp_path, settings, monke
     assert results["data"]["train_images"] == 84
     trials = sorted(path.name for path in (tmp_path / "run-trials").iterdir())
     assert trials == ["a-2", "b-b-2"]
-    assert all(api.Run.open(path).config().data.validation == 0.2 for path in (tmp_path / "run-trials").iterdir())
+    for path in (tmp_path / "run-trials").iterdir():
+        assert api.Run.open(path).config().data.validation == 0.2
+        assert "test_images" not in api.Run.open(path).results()["data"]
+    assert results["data"]["test_images"] > 0
 
 
 class Machine:
@@ -87,12 +90,13 @@ class Machine:
         speed = self.slow if self.runs else 1.0
         end = self.now + train["seconds"]
         images = (1 - data.get("validation", 0.0)) * 4470
-        made = (images - self.known) * (1 + finetune["draws"]) + 626
+        scored = 626 if data.get("use_test", True) else 4470 - images
+        made = (images - self.known) * (1 + finetune["draws"]) + scored
         self.now += max(made, 0) * self.pace.features * speed
         self.known = max(self.known, images)
         epoch = images * self.pace.training * speed
         steps = max(min(train["epochs"] * epoch, end - self.now), 0)
-        self.now += steps + 626 * self.pace.training * speed / 2
+        self.now += steps + scored * self.pace.training * speed / 2
         self.runs.append((out.name, method, train["epochs"], steps))
         lines = [{"seconds": epoch, "val": {"class_balanced": self.scores.get(method, 0.5)}}]
         out.mkdir(parents=True)

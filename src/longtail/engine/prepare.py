@@ -60,6 +60,8 @@ def choose_images(data: DataConfig, seed: int) -> Subset:
         role = "the test set" if test is None else "left aside"
         logger.info("%s is %s, as data.validation=%g says", val.name, role, data.validation)
         test, val = test or val, None
+    if not data.use_test:
+        test = None
     check_labels(source)
     indices = np.arange(len(source))
     if data.imbalance is not None:

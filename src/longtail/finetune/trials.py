@@ -29,6 +29,8 @@ FEATURES = 0.4  # share of the budget up to which augmented versions of the imag
 MOST_FEATURES = 0.6  # above, what is left is too short to train in
 FINISH = 0.03  # share of the budget for model file, report and the like
 HELD_OUT = 0.2
+# What every training by which something is chosen is told: nothing of the test set is computed, let alone looked at.
+CHOOSING = {"data": {"validation": HELD_OUT, "use_test": False}, "report": False}
 MEASURE = "class_balanced"
 # What promises most comes first, for time may not do for all. They see the same augmentation, so that features serve all.
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -74,16 +76,17 @@ class Trials:
         search = SEARCH * (self.left() - features)
         rate = images * pace.training
         if 2 * FIRST_EPOCHS * (1 - HELD_OUT) * rate > search:
-            best, made = next(iter(CANDIDATES)), 0.0
+            best, unseen = next(iter(CANDIDATES)), images
             logger.info("%.0f s: no time to try others than %s", self.seconds, best)
         else:
             logger.info(
                 "%.0f s: about %.0f for features, %.0f for trials of %s on %.0f %% of the training images, held out; the rest "
                 "for the best", self.seconds, features, search, ", ".join(CANDIDATES), 100 * HELD_OUT,
             )  # fmt: skip
-            best, made = self._halve(self.left() - features - search), 1 - HELD_OUT
+            best, unseen = self._halve(self.left() - features - search), round(HELD_OUT * images)
             rate = self.rates[best] / (1 - HELD_OUT)
-        steps_time = self.left() - finish - (1 - made) * features
+        draws = self.overrides.get("finetune", {}).get("draws") or 0
+        steps_time = self.left() - finish - pace.for_features(unseen, test, draws)
         epochs = max(1, min(self._most(images), math.ceil(SPARE * steps_time / max(rate, 1e-9))))
         logger.info(
             "%s on all training images: %.0f s left, about %.0f of them for steps, at %.1f s an epoch",
@@ -132,7 +135,7 @@ class Trials:
         path = self.out.with_name(f"{self.out.name}-trials") / f"{name.replace(' ', '-')}-{epochs}"
         handlers, logger.handlers = logger.handlers, []  # what it is made of is in the trial's own log
         try:
-            self._train(path, name, epochs, seconds, {"data": {"validation": HELD_OUT}, "report": False})
+            self._train(path, name, epochs, seconds, CHOOSING)
         finally:
             logger.handlers = handlers
         lines = Run(path).metrics()
