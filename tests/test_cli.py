@@ -11,6 +11,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -602,3 +603,20 @@ def test_several_seeds_end_with_mean_and_deviation(longtail, small_set, tmp_path
         scores.append(100 * metrics["class_balanced"])
         assert re.search(rf"│ {seed} +│ +{scores[-1]:.2f} │", shown)
     assert f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}" in shown
+
+
+def test_images_of_too_many_pixels_end_in_lines_of_ours(longtail, tmp_path):
+    """Pillow warns of the first on the terminal, and refuses the second in words of its own."""
+    for side in (10_000, 60_000):
+        (tmp_path / "set" / "big").mkdir(parents=True, exist_ok=True)
+        Image.new("1", (1, 1)).save(tmp_path / "one.png")
+        raw = bytearray((tmp_path / "one.png").read_bytes())
+        raw[16:24] = side.to_bytes(4, "big") * 2
+        raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
+        (tmp_path / "set" / "big" / f"{side}.png").write_bytes(raw)
+    (tmp_path / "set" / "small").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "set" / "small" / "1.png")
+    code, out, err = longtail("data", "inspect", tmp_path / "set")
+    assert code == 0
+    assert out.count("that are decoded; shrink it first") == 2
+    assert "Warning" not in out + err

@@ -109,6 +109,8 @@ def _open(raw: bytes | np.ndarray | Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are decoded; shrink it first"
     return str(error) or type(error).__name__
 
 
