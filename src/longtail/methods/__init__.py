@@ -26,21 +26,23 @@ class Entry(NamedTuple):
 # In the order of `longtail methods`. Modules are imported when asked for, so that listing them costs nothing.
 METHODS = {
     "ce": Entry("plain:PlainMethod", "losses", 1989, "cross-entropy, the baseline"),
-    "focal": Entry("plain:Focal", "losses", 2017, "cross-entropy that easy images count less in"),
+    "focal": Entry("named_losses:Focal", "losses", 2017, "cross-entropy that easy images count less in"),
     "class_balanced": Entry(
-        "plain:ClassBalanced", "losses", 2019, "sigmoid focal loss, classes weighted by effective number"
+        "named_losses:ClassBalanced", "losses", 2019, "sigmoid focal loss, classes weighted by effective number"
     ),
-    "ldam": Entry("plain:LDAM", "losses", 2019, "larger margins for rarer classes, then class weights (LDAM-DRW)"),
+    "ldam": Entry(
+        "named_losses:LDAM", "losses", 2019, "larger margins for rarer classes, then class weights (LDAM-DRW)"
+    ),
     "balanced_softmax": Entry(
-        "plain:BalancedSoftmax", "losses", 2020, "cross-entropy on scores shifted by the class prior"
+        "named_losses:BalancedSoftmax", "losses", 2020, "cross-entropy on scores shifted by the class prior"
     ),
-    "logit_adjustment": Entry("plain:LogitAdjustment", "losses", 2021, "the same, the shift times tau"),
+    "logit_adjustment": Entry("named_losses:LogitAdjustment", "losses", 2021, "the same, the shift times tau"),
     "lift": Entry("lift:LIFT", "foundation models", 2024, "small modules in a frozen pretrained vision transformer"),
     "weight_balancing": Entry("decoupled:WeightBalancing", "decoupled", 2022, "strong weight decay, then MaxNorm"),
-    "mixup": Entry("plain:MixUp", "mixing", 2018, "pairs of images blended, and their labels"),
-    "cutmix": Entry("plain:CutMix", "mixing", 2019, "a box of one image pasted on another"),
-    "remix": Entry("plain:Remix", "mixing", 2020, "MixUp whose label goes to the much rarer class"),
-    "cmo": Entry("plain:CMO", "mixing", 2022, "a box of an image of a rare class pasted on any other"),
+    "mixup": Entry("named_mixing:MixUp", "mixing", 2018, "pairs of images blended, and their labels"),
+    "cutmix": Entry("named_mixing:CutMix", "mixing", 2019, "a box of one image pasted on another"),
+    "remix": Entry("named_mixing:Remix", "mixing", 2020, "MixUp whose label goes to the much rarer class"),
+    "cmo": Entry("named_mixing:CMO", "mixing", 2022, "a box of an image of a rare class pasted on any other"),
     "crt": Entry("decoupled:CRT", "decoupled", 2020, "a new classifier learns class-balanced, after the features"),
     "lws": Entry("decoupled:LWS", "decoupled", 2020, "one factor for each class's scores learns, after the features"),
     "tau_norm": Entry(
@@ -93,17 +95,15 @@ SECOND_STAGES = {
         "retraining:BalancedSoftmaxStage", "decoupled", 2020, "a new one learns by Balanced Softmax"
     ),
     "balms": Entry("balms:BALMS", "decoupled", 2020, "the same, and with it how often each class is drawn"),
-    "los": Entry("retraining:LOS", "decoupled", 2025, "a new classifier learns from labels smoothed almost to uniform"),
+    "los": Entry("los:LOS", "decoupled", 2025, "a new classifier learns from labels smoothed almost to uniform"),
     "maxnorm": Entry(
-        "retraining:MaxNorm", "decoupled", 2022, "the classifier learns on with the length of its rows limited"
+        "maxnorm:MaxNorm", "decoupled", 2022, "the classifier learns on with the length of its rows limited"
     ),
-    "lws": Entry("retraining:LWS", "decoupled", 2020, "one factor for each class's scores learns"),
-    "tau_norm": Entry(
-        "after_training:TauNorm", "decoupled", 2020, "no training: rows divided by a power of their length"
-    ),
-    "ncm": Entry("after_training:NCM", "decoupled", 2020, "no training: the nearest class mean decides"),
+    "lws": Entry("lws:LWS", "decoupled", 2020, "one factor for each class's scores learns"),
+    "tau_norm": Entry("tau_norm:TauNorm", "decoupled", 2020, "no training: rows divided by a power of their length"),
+    "ncm": Entry("ncm:NCM", "decoupled", 2020, "no training: the nearest class mean decides"),
     "logit_adjustment": Entry(
-        "after_training:PosthocLogitAdjustment",
+        "posthoc:PosthocLogitAdjustment",
         "decoupled",
         2021,
         "no training: tau log prior is taken from the scores",

@@ -8,7 +8,7 @@ and a classifier of unit rows on all three (joint), pulls the mixed views toward
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,13 +19,12 @@ from ..data.mixing import cutmix, draw_mix, mixup
 from ..data.ops import send
 from ..losses.bce import bce
 from ..losses.bce3s import Subset, draw_class_mask, prototype_loss, uniform_loss, update_class_memory
-from ..losses.class_balanced import class_balanced_bce
 from ..losses.softmax import cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import UnitRowClassifier, mlp
 from .base import Batch, Clock, Method, Options, Stage, Stream
-from .retraining import MaxNorm
-from .second_stage import FrozenBatchNorm, SecondStage, goes_on
+from .bce3s_finetune import second_stages
+from .second_stage import FrozenBatchNorm, goes_on
 
 Form = Literal["bce", "ce", "off"]
 LOSSES: dict[str, Callable[..., Tensor]] = {"bce": bce, "ce": cross_entropy}
@@ -61,23 +60,6 @@ class BCE3SOptions(Options):
         if self.joint == self.contrastive == self.uniform == "off":
             raise ValueError("joint, contrastive and uniform are all off; leave one on")
         return self
-
-
-class MaskedMaxNorm(MaxNorm):
-    """MaxNorm with class-balanced BCE over a random part of the classes in each step."""
-
-    def losses(self, method: Any, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
-        main = batch["main"]
-        scores = self.learned_scores(method, method.features(main.views[0]))
-        mask = method.class_mask(main.labels, clock)
-        return {"class_balanced_bce": class_balanced_bce(scores, main.labels, method.maxnorm_weights, class_mask=mask)}
-
-
-def second_stages(hp: BCE3SOptions) -> list[SecondStage]:
-    if hp.finetune == "none":
-        return []
-    rates: dict[str, Any] = {"epochs": hp.finetune_epochs, "lr": hp.finetune_lr, "weight_decay": 0.0}
-    return [MaskedMaxNorm(**rates, beta=hp.beta, thresh=hp.thresh, frozen_batchnorm=hp.frozen_batchnorm)]
 
 
 @goes_on(second_stages)

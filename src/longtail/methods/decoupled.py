@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from . import after_training, balms, metasaug, retraining, risda
+from . import balms, los, lws, maxnorm, metasaug, ncm, retraining, risda, tau_norm
 from .plain import PlainMethod
 from .second_stage import followed_by
 
 _FEATURES = ("train",)  # which any run has learned
 CRT = followed_by(PlainMethod, {"crt": retraining.CRT()}, _FEATURES)
-LWS = followed_by(PlainMethod, {"lws": retraining.LWS()}, _FEATURES)
-LOS = followed_by(PlainMethod, {"los": retraining.LOS()}, _FEATURES)
+LWS = followed_by(PlainMethod, {"lws": lws.LWS()}, _FEATURES)
+LOS = followed_by(PlainMethod, {"los": los.LOS()}, _FEATURES)
 BALMS = followed_by(PlainMethod, {"balms": balms.BALMS()}, _FEATURES)
-TauNorm = followed_by(PlainMethod, {"tau_norm": after_training.TauNorm()}, _FEATURES)
-NCM = followed_by(PlainMethod, {"ncm": after_training.NCM()}, _FEATURES)
+TauNorm = followed_by(PlainMethod, {"tau_norm": tau_norm.TauNorm()}, _FEATURES)
+NCM = followed_by(PlainMethod, {"ncm": ncm.NCM()}, _FEATURES)
 
-WeightBalancing = followed_by(PlainMethod, {"maxnorm": retraining.MaxNorm()}, _FEATURES)
+WeightBalancing = followed_by(PlainMethod, {"maxnorm": maxnorm.MaxNorm()}, _FEATURES)
 WeightBalancing.rates_are_its_own = True
 WeightBalancing.train_defaults = {"lr": 0.01, "weight_decay": 5e-3, "batch_size": 64, "epochs": 320}
 

@@ -20,7 +20,8 @@ from ..losses.glmc import consistency, conventional_share, mixed_cross_entropy
 from ..models.backbone import Backbone
 from ..models.heads import LinearClassifier
 from .base import Batch, Clock, Method, Options, Stage, Stream
-from .retraining import BalancedSoftmaxStage, MaxNorm
+from .maxnorm import MaxNorm
+from .retraining import BalancedSoftmaxStage
 from .second_stage import FrozenBatchNorm, SecondStage, goes_on
 
 

@@ -1,6 +1,6 @@
 """The methods that are a loss on one classifier's scores: any such loss, with any mixing, sampler and classifier.
 
-Those that papers propose are this with other defaults, one class each.
+Those that papers propose are this with other defaults: `named_losses`, `named_mixing`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..models.backbone import Backbone
 from ..models.heads import ClassifierName, build_classifier
 from .base import Batch, Clock, Method, Sampler, Stage, Stream
 from .mixing import MixOptions, mix, mix_streams, warn_if_never_on
-from .options import refuse_idle, with_defaults
+from .options import refuse_idle
 
 
 class PlainOptions(MixOptions):
@@ -124,74 +124,3 @@ class PlainMethod(Method):
     ) -> dict[str, Tensor]:
         """The loss of scores [B, C]: see `ClassifierLoss`."""
         return {self.hp.loss: self.criterion(logits, labels, shares, class_weights)}
-
-
-class BalancedSoftmax(PlainMethod):
-    """Ren et al., Balanced Meta-Softmax, NeurIPS 2020, eq. 4: softmax over logits plus log class counts."""
-
-    Options = with_defaults(PlainOptions, loss="balanced_softmax")
-    variants = ()
-
-
-class LogitAdjustment(PlainMethod):
-    """Menon et al., ICLR 2021, eq. 10."""
-
-    Options = with_defaults(PlainOptions, loss="logit_adjusted")
-    main_weight = ("tau", (1.0, 0.5, 1.5))
-    variants = ()
-
-
-class Focal(PlainMethod):
-    """Lin et al., ICCV 2017, with softmax probabilities, as LDAM's authors compare with it."""
-
-    Options = with_defaults(PlainOptions, loss="focal")
-    main_weight = ("gamma", (1.0, 0.5, 2.0))
-    variants = ()
-
-
-class LDAM(PlainMethod):
-    """LDAM-DRW: Cao et al., NeurIPS 2019."""
-
-    Options = with_defaults(PlainOptions, loss="ldam", classifier="cosine", reweight="deferred")
-    main_weight = ("max_margin", (0.5, 0.3, 0.8))
-    variants = ({"reweight": "none", "sampler": "effective_number"},)
-
-
-class ClassBalanced(PlainMethod):
-    """Class-balanced focal loss: Cui et al., CVPR 2019. With loss=bce its sigmoid form, with loss=ce its softmax form."""
-
-    Options = with_defaults(PlainOptions, loss="sigmoid_focal", reweight="always", weight_mean="batch")
-    main_weight = ("beta", (0.9999, 0.99, 0.999))
-    variants = ({"loss": "bce"}, {"loss": "ce"})
-
-
-class MixUp(PlainMethod):
-    """Zhang et al., ICLR 2018."""
-
-    Options = with_defaults(PlainOptions, mix="mixup")
-    main_weight = ("mix_alpha", (1.0, 0.2, 0.4))
-    variants = ()
-
-
-class CutMix(PlainMethod):
-    """Yun et al., ICCV 2019."""
-
-    Options = with_defaults(PlainOptions, mix="cutmix")
-    main_weight = ("mix_alpha", (1.0, 0.2, 0.5))
-    variants = ()
-
-
-class Remix(PlainMethod):
-    """Chou et al., ECCV workshops 2020."""
-
-    Options = with_defaults(PlainOptions, mix="remix")
-    main_weight = ("mix_alpha", (1.0, 0.2, 0.4))
-    variants = ()
-
-
-class CMO(PlainMethod):
-    """Context-rich minority oversampling: Park et al., CVPR 2022."""
-
-    Options = with_defaults(PlainOptions, mix="cmo")
-    main_weight = ("mix_prob", (0.5, 0.3, 1.0))
-    variants = ({"loss": "ldam", "classifier": "cosine", "reweight": "deferred", "mix_pause": 0, "mix_prob": 1.0},)

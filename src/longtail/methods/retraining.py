@@ -1,28 +1,20 @@
 """Second stages that train the classifier further, or a new one, on features that stay as they are.
 
-cRT and LWS: Kang et al., ICLR 2020. Balanced Softmax, decoupled: Ren et al., NeurIPS 2020. MaxNorm: Alshammari et al., CVPR
-2022. LOS (label over-smoothing): Sun et al., ICLR 2025.
+Here those that are a loss and a sampler. cRT: Kang et al., ICLR 2020. Balanced Softmax, decoupled: Ren et al., NeurIPS 2020.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses.class_weights import effective_number_weights
 from ..losses.classifier import ClassifierLoss, LossName
-from ..losses.norm import maxnorm_radius, project_rows_
-from ..models.heads import LinearClassifier
 from .base import Batch, Clock, Passes, Sampler, Stage, Stream
 from .second_stage import FrozenBatchNorm, SecondStage
-
-logger = logging.getLogger("longtail")
 
 
 class Retrain(SecondStage):
@@ -119,77 +111,3 @@ class BalancedSoftmaxStage(Retrain):
     name = "balanced_softmax"
     new_classifier: bool = Field(True, description="start a new classifier")
     loss: LossName = Field("balanced_softmax", description="of the classifier's scores")
-
-
-class LOS(Retrain):
-    """A new classifier learns from labels smoothed almost to uniform, which leaves little to tell common classes from rare.
-
-    A new one, because the old one's scores, much larger than such labels ask for, take thousands of steps to shrink.
-    """
-
-    name = "los"
-
-    new_classifier: bool = Field(True, description="start a new classifier")
-    loss: Literal["ce"] = Field("ce", description="of the classifier's scores")
-    smoothing: float = Field(0.98, ge=0, lt=1, description="share of each label that is spread over all classes")
-
-    def prior_exponent(self, before: float | None) -> float | None:
-        return None
-
-    def losses(self, method: Any, batch: Mapping[str, Batch], clock: Clock) -> dict[str, Tensor]:
-        main = batch["main"]
-        scores = self.learned_scores(method, method.features(main.views[0]))
-        return {"los": F.cross_entropy(scores, main.labels, label_smoothing=self.smoothing)}
-
-
-class MaxNorm(Retrain):
-    """The classifier goes on; rows longer than a radius, which is set as the stage starts, are scaled back to it after each
-    epoch. The bias is left alone. Defaults: the authors'."""
-
-    name = "maxnorm"
-
-    lr: float = Field(0.01, gt=0, description="learning rate at its peak")
-    weight_decay: float = Field(0.1, ge=0, description="on what learns")
-    loss: LossName = Field("softmax_bce", description="of the classifier's scores")
-    reweight: bool = Field(True, description="weight classes by effective numbers")
-    thresh: float = Field(0.1, ge=0, le=1, description="the radius, between the smallest and the largest row norm")
-
-    def attach(self, method: Any) -> None:
-        super().attach(method)
-        method.register_buffer("radius", torch.tensor(0.0))
-
-    def begin(self, method: Any, images: Passes) -> None:
-        super().begin(method, images)
-        if not isinstance(method.classifier, LinearClassifier):
-            logger.info(
-                "maxnorm: this classifier compares by rows of unit length, so that a limit on their length changes no score: "
-                "what this stage changes is that the classifier learns on, by %s", self.loss,
-            )  # fmt: skip
-        method.radius.copy_(maxnorm_radius(method.classifier.weight, self.thresh))
-
-    def after_epoch(self, method: Any) -> None:
-        project_rows_(method.classifier.weight, method.radius)
-
-
-class LWS(Retrain):
-    """Learnable weight scaling: of the classifier only one factor for each class learns, which its bias is multiplied by too."""
-
-    name = "lws"
-    deployed = ("lws_scales",)
-    trains = "lws_scales"
-
-    epochs: int = Field(5, ge=1, description="its length")
-    sampler: Sampler = Field("class_aware", description="how batches are drawn")
-
-    def attach(self, method: Any) -> None:
-        super().attach(method)
-        method.lws_scales = nn.Parameter(torch.ones(len(method.classes)))
-
-    def learned_scores(self, method: Any, features: Tensor) -> Tensor:
-        return method.lws_scales * method.classifier(features)
-
-    def scores(self, method: Any, features: Tensor, scores: Tensor) -> Tensor:
-        return method.lws_scales * scores
-
-    def rows(self, method: Any, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return method.lws_scales[:, None] * rows, None if bias is None else method.lws_scales * bias
