@@ -58,8 +58,8 @@ def test_the_best_on_held_out_images_comes_first_and_what_is_finished_is_kept(sm
         assert "test_images" not in data
     assert [row["class_balanced"] for row in first["trials"]] == sorted(scores.values(), reverse=True)
 
-    train = api.train
-    monkeypatch.setattr(api, "train", None)  # nothing is trained again
+    train = api.train_as_told
+    monkeypatch.setattr(api, "train_as_told", None)  # nothing is trained again
     assert tune("glmc", 2, out=tmp_path, **told) == first
     with pytest.raises(UsageError, match=r"trial-1 holds a run with another train.epochs: 1, and 2 is asked for"):
         tune("glmc", 2, out=tmp_path, **(told | {"train": {"epochs": 2}}))
@@ -70,7 +70,7 @@ def test_the_best_on_held_out_images_comes_first_and_what_is_finished_is_kept(sm
         return train(method, **told)
 
     second = points("sgd", ("contrast_weight", (1.0, 4.0, 10.0)))[2]["train"]
-    monkeypatch.setattr(api, "train", diverges)
+    monkeypatch.setattr(api, "train_as_told", diverges)
     again = tune("glmc", 3, out=tmp_path, **told)
     assert again["trials"][-1] | second == again["trials"][-1]
     assert again["trials"][-1]["class_balanced"] is None

@@ -31,7 +31,7 @@ from .finetune.pixels import complete
 from .finetune.trials import Trials
 from .methods import method_class, method_name
 from .methods.base import Method
-from .printable import PrintableFormatter
+from .printable import PrintableFormatter, untold
 from .recipes import find_recipe
 from .report.run_report import write_report
 from .ship.export import export
@@ -88,22 +88,11 @@ def _training_images(overrides: Mapping[str, Any]) -> ImageSet | None:
     if "source" not in given:
         return None
     try:
-        with _untold():
+        with untold():
             config: DataConfig = validate(DataConfig, given, "data")
             return open_source(config.source, **config.reading()).train
     except LongtailError:
         return None
-
-
-@contextmanager
-def _untold() -> Iterator[None]:
-    """What is told of data and weights within is told again in training."""
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def train_within(
@@ -114,7 +103,7 @@ def train_within(
     `overrides`: as `train` takes them. Returns the results of the run in `out`; the trials are in `out`-trials. Raises
     `UsageError` where so many seconds are too few.
     """
-    trials = Trials(Path(out), seconds, overrides, reporter, train)
+    trials = Trials(Path(out), seconds, overrides, reporter, train_as_told)
     pace, images, test = _pace("ce", overrides)
     return trials.run(pace, images, test)
 
@@ -129,7 +118,7 @@ def tell_time(method: str, overrides: Mapping[str, Any]) -> None:
 
 def _pace(method: str, overrides: Mapping[str, Any]) -> tuple[Pace, int, int]:
     """How fast the backbone is here, and how many images are trained on and held out."""
-    with _untold():
+    with untold():
         config = resolved(make_config(method, None, overrides))
         subset = choose_images(config.data, config.seed)
         size = SquareReader(subset.train, 3, config.data.image_size).size
@@ -161,10 +150,25 @@ def train(
     ``longtail.train("glmc", data="photos/", out="runs/photos", train={"epochs": 30}, options={"contrast_weight": 4.0})``.
     `method` is a name, `module:Class`, or a class of your own that derives from `longtail.methods.base.Method`. `data` is a
     source, the fields of `DataConfig`, a torch data set of (image, label), a pair of such for training and test, or a Hugging
-    Face data set; see `data.sources.given.give`. Other keyword arguments are sections and fields of `Config`.
-    Raises `UsageError` or `LongtailError`.
+    Face data set; see `data.sources.given.give`. Other keyword arguments are sections and fields of `Config`. Photographs
+    larger than 64 pixels start from a trained backbone, as on the command line, unless `recipe`, `backbone` or
+    ``pretrained=False`` says otherwise. Raises `UsageError` or `LongtailError`.
     """
-    overrides["data"] = _data_fields(data)
+    told: dict[str, Any] = overrides | {"data": _data_fields(data)}
+    if recipe is None:
+        told = for_photographs(told)
+    return train_as_told(method, out=out, recipe=recipe, reporter=reporter, **told)
+
+
+def train_as_told(
+    method: str | type[Method],
+    *,
+    out: str | Path,
+    recipe: str | None = None,
+    reporter: Reporter | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """As `train`, which chose what was left open, or whose caller did: `overrides` over the defaults alone."""
     config = resolved(make_config(method, recipe, overrides))
     run = Run(Path(out))
     trainer = Trainer(config, run, reporter)

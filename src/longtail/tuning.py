@@ -60,9 +60,9 @@ def tune(
 ) -> dict[str, Any]:
     """Train `method` at the first `trials` points of its grid and return what came out, the best first.
 
-    `overrides` are those of `api.train`. The trials lie below `out`, with a record of them; those that are finished are kept,
-    one that was stopped goes on. Raises `UsageError` for more trials than the grid has points, and where `out` holds trials
-    with other settings; `DivergedError` where every trial diverged.
+    `overrides` are those of `api.train_as_told`. The trials lie below `out`, with a record of them; those that are finished
+    are kept, one that was stopped goes on. Raises `UsageError` for more trials than the grid has points, and where `out`
+    holds trials with other settings; `DivergedError` where every trial diverged.
     """
     weight = method_class(method).main_weight
     optimizer = api.make_config(method, recipe, overrides).train.optimizer
@@ -77,7 +77,7 @@ def tune(
             check_settings(run, api.resolved(api.make_config(method, recipe, laid)))
         try:
             if api.go_on(run.path, reporter) is None:
-                api.train(method, recipe=recipe, out=run.path, reporter=reporter, **laid)
+                api.train_as_told(method, recipe=recipe, out=run.path, reporter=reporter, **laid)
             score = run.metrics()[-1]["val"][MEASURE]
         except DivergedError as error:
             logger.warning("trial %d: %s", number, error)

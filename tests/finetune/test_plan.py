@@ -32,6 +32,18 @@ def test_photographs_start_from_a_trained_backbone(images, monkeypatch):
     assert chosen["finetune"]["mode"] in ("partial", "full")
 
 
+def test_training_from_python_chooses_as_the_command_line_does(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(plan, "at_hand", lambda: ["tf_efficientnet_lite0"])
+    monkeypatch.setattr(api, "train_as_told", lambda method, **told: told)
+    caplog.set_level("INFO", "longtail")
+    told = api.train("ce", data=PHOTOS, out=tmp_path)
+    assert (told["backbone"], told["pretrained"]) == ("timm:tf_efficientnet_lite0", True)
+    assert "--no-pretrained" in caplog.text
+    for against in ({"pretrained": False}, {"backbone": "resnet32"}, {"recipe": "cifar10-lt-100"}):
+        given = {"data": {"source": str(PHOTOS)}, "out": tmp_path, "recipe": None, "reporter": None} | against
+        assert api.train("ce", **given) == given
+
+
 @pytest.mark.parametrize("told", [{"pretrained": False}, {"backbone": "resnet32"}, {"data": {"image_size": 32}}])
 def test_nothing_is_chosen_against_the_users_will(images, told):
     assert plan.for_photographs(images, told) == {}

@@ -160,7 +160,7 @@ def train(
             first = overrides.pop("seed", 0)
             several = range(first, first + seeds)
             every = [
-                api.train(method, out=out / f"seed{n}", recipe=recipe, reporter=reporter, seed=n, **overrides)
+                api.train_as_told(method, out=out / f"seed{n}", recipe=recipe, reporter=reporter, seed=n, **overrides)
                 for n in several
             ]
             say(f"{method}: accuracy in %, {every[0]['split']} split, {every[0]['protocol']}")
@@ -168,7 +168,7 @@ def train(
             say(f"Compare them: longtail compare {shlex.quote(str(out))}/*")
             return
         else:
-            results = api.train(method, out=out, recipe=recipe, reporter=reporter, **overrides)
+            results = api.train_as_told(method, out=out, recipe=recipe, reporter=reporter, **overrides)
     say(f"Accuracy in %, {results['split']} split, {results['protocol']}")
     console.print(results_table([results]))
     if skipped := len(results["skipped_images"]):

@@ -14,6 +14,7 @@ from ..engine.run import Run
 from ..errors import LongtailError
 from ..evaluation.bias import groups
 from ..evaluation.predictions import Predictions, read
+from ..printable import untold
 from . import figures
 from .class_tables import class_rows, shots_table, taken_by_class, taken_text, thresholds_table, tiles
 from .page import write_page
@@ -71,7 +72,8 @@ def _predictions(run: Run, notes: list[str]) -> Predictions | None:
 
 def _subset(run: Run, notes: list[str]) -> Subset | None:
     try:
-        return images_of(run)
+        with untold():
+            return images_of(run)
     except LongtailError as error:
         notes.append(f"There are no pictures, because the run's images cannot be read. {error}")
         return None

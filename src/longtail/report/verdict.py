@@ -192,7 +192,8 @@ def _temperature(predictions: Predictions) -> Iterator[Sentence]:
     if measured.ece > 0.05 and abs(excess) > 2:
         yield Sentence(
             f"Probabilities are {abs(excess):.1f} points too {'high' if excess > 0 else 'low'} on average (calibration "
-            f"error {100 * measured.ece:.1f}): do not read them as chances before they are scaled by a temperature.",
+            f"error {100 * measured.ece:.1f}): do not read them as chances before longtail calibrate has scaled them, on "
+            "images held out.",
             "confidence",
         )
 
