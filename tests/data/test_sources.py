@@ -703,3 +703,16 @@ def test_selection_reads_the_chosen_images(tmp_path: Path) -> None:
     images = open_source(str(tmp_path)).train.select([2, 1, 0]).select([1, 0])
     check(images, [arrays[1], arrays[2]], [0, 1], ["cat", "dog"])
     assert images.key(0) == "cat/2.png"
+
+
+def test_hub_folders_that_were_saved_to_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": png(pixels()), "path": None}] * 3, "label": [1, 0, -1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    saved.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=saved, test=saved).save_to_disk(tmp_path / "two")
+    for name in ("one", "two"):
+        splits = open_source(f"hf:{tmp_path / name}")
+        assert splits.train.labels.tolist() == [1, 0]
+        assert (splits.test is None) == (name == "one")

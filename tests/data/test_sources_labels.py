@@ -346,3 +346,19 @@ def test_classes_called_as_if_they_were_none(tmp_path: Path) -> None:
         open_source(str(tmp_path / "a.parquet"))
     write_images(tmp_path, "f/NA/1.png", "f/dog/1.png")
     assert "'NA' (NA/1.png) is taken for a class of that name" in open_source(str(tmp_path / "f")).notes[0]
+
+
+def test_a_class_called_unlabelled_is_told(tmp_path: Path) -> None:
+    for name in ("unlabeled", "Unlabelled_data", "no-label"):
+        write_images(tmp_path, f"{name}/cat/1.png", f"{name}/dog/1.png", f"{name}/{name}/1.png")
+        (note,) = open_source(str(tmp_path / name)).notes
+        assert f"'{name}' ({name}/1.png) is taken for a class of that name. If its images have no label, move" in note
+    write_images(tmp_path, "f/cat/1.png", "f/unlabelledness/1.png")
+    assert not open_source(str(tmp_path / "f")).notes
+
+
+def test_labels_with_a_decimal_point_are_told(tmp_path: Path) -> None:
+    splits = open_source(csv(tmp_path, ["1.5", "2.0", "1.5"]))
+    assert splits.train.class_names == ("1.5", "2.0")
+    assert "numbers with a decimal point ('1.5'), and taken for names of 2 classes" in splits.notes[0]
+    assert not open_source(csv(tmp_path, ["1.5", "v2", "1.5"])).notes

@@ -384,3 +384,29 @@ def test_a_zip_file_with_backslashes(tmp_path: Path) -> None:
     splits = open_source(str(tmp_path / "a.zip"))
     assert sizes(splits) == {"train": 2, "test": 1}
     assert splits.train.image(0, 3).shape == (6, 5, 3)
+
+
+def test_folders_without_an_image_are_told(tmp_path: Path) -> None:
+    """On disk and in a zip file alike: a class that the user thinks is there is not."""
+    import shutil
+
+    write_images(tmp_path / "c", "train/cat/1.png", "train/dog/1.png", "test/cat/2.png")
+    (tmp_path / "c/test/dog").mkdir()
+    (tmp_path / "c/train/owl/notes").mkdir(parents=True)
+    (tmp_path / "c/train/owl/notes/a.txt").write_text("none")
+    shutil.make_archive(str(tmp_path / "c"), "zip", tmp_path / "c")
+    for source in ("c", "c.zip"):
+        notes = " ".join(open_source(str(tmp_path / source)).notes)
+        assert "folders hold no image, and are no classes" in notes
+        assert "test/dog, train/owl" in notes, notes
+
+
+def test_folders_that_hold_the_same_folders_may_be_splits(tmp_path: Path) -> None:
+    write_images(tmp_path, *(f"{a}/{b}/{c}/1.png" for a in ("s", "n") for b in ("tr", "te") for c in (a, a + b, "y")))
+    write_images(tmp_path, *(f"same/{b}/{c}/1.png" for b in ("tr", "te") for c in ("cat", "dog")))
+    (note,) = open_source(str(tmp_path / "same")).notes
+    assert note.endswith("All 2 hold the same folders: if they are splits, say --splits train=NAME,test=NAME.")
+    splits = open_source(str(tmp_path / "same"), splits="train=tr,test=te")
+    assert splits.test is not None
+    (note,) = open_source(str(tmp_path / "s")).notes
+    assert "same folders" not in note

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def open_zip(location: str, how: Reading) -> dict[str, ImageSet]:
     try:
         with open_regular(file) as handle, zipfile.ZipFile(handle) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
+            folders = [member.filename for member in archive.infolist() if member.is_dir()]
     except Exception as error:  # bytes that are no zip file fail in many ways
         raise _unreadable(file, "a zip file", error) from error
     if odd := next(
@@ -107,7 +108,7 @@ def open_zip(location: str, how: Reading) -> dict[str, ImageSet]:
         )
         for name, member in zip(names, members, strict=True)
     }  # fmt: skip
-    return _tree(f"zip:{file}", [file], places, how)
+    return _tree(f"zip:{file}", [file], places, how, folders)
 
 
 def open_tar(location: str, how: Reading) -> dict[str, ImageSet]:
@@ -214,11 +215,20 @@ def _label(text: bytes, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _tree(where: str, files: list[Path], places: Mapping[str, tuple[int, ...]], how: Reading) -> dict[str, ImageSet]:
-    """The splits of class folders in archives, of whose files `places` says by name where they are."""
+def _tree(
+    where: str,
+    files: list[Path],
+    places: Mapping[str, tuple[int, ...]],
+    how: Reading,
+    folder_names: Iterable[str] = (),
+) -> dict[str, ImageSet]:
+    """The splits of class folders in archives, of whose files `places` says by name where they are. `folder_names`: of
+    folders that the archive lists as such."""
     passed: Counter[str] = Counter()
     known = suffixes()
     folders: dict[Path_, list[str]] = {}
+    bare = {tuple(name.strip("/").split("/")) for name in folder_names}
+    bare = {path for path in bare if not any(map(is_hidden, path))}
     for name in sorted(places):
         *parents, base = name.split("/")
         if is_hidden(base) or any(is_hidden(part) for part in parents):
@@ -227,11 +237,12 @@ def _tree(where: str, files: list[Path], places: Mapping[str, tuple[int, ...]], 
             folders.setdefault(tuple(parents), []).append(base)
         else:
             passed[Path(base).suffix.lower()] += 1
+            bare.add(tuple(parents))
 
     def make(name: str, class_names: Sequence[str], labels: np.ndarray, paths: Strings) -> ImageSet:
         return ArchiveSet(name, class_names, labels, files, paths, np.array([places[path] for path in paths], np.int64))
 
-    return read_tree(folders, passed, how, where, make)
+    return read_tree(folders, passed, how, where, make, bare - set(folders))
 
 
 def _unreadable(file: Path, kind: str, error: Exception) -> UsageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +31,28 @@ def open_folder(location: str, how: Reading) -> dict[str, ImageSet]:
         raise UsageError(f"Folder {root} does not exist.")
     passed: Counter[str] = Counter()
     files: dict[Path_, list[str]] = {}
+    bare: list[Path_] = []
     for parent, names in _image_names(root, passed):
-        files[() if parent == "." else tuple(parent.split(os.sep))] = names
+        path = () if parent == "." else tuple(parent.split(os.sep))
+        if names:
+            files[path] = names
+        else:
+            bare.append(path)
     return read_tree(
         files,
         passed,
         how,
         f"folder:{root}",
         lambda name, classes, labels, paths: FileSet(name, classes, labels, root, paths),
+        bare,
     )
 
 
-def read_tree(files: Files, passed: Counter[str], how: Reading, where: str, make: Make) -> dict[str, ImageSet]:
+def read_tree(
+    files: Files, passed: Counter[str], how: Reading, where: str, make: Make, bare: Iterable[Path_] = ()
+) -> dict[str, ImageSet]:
     """The splits of images in folders. `files`: names of the images directly in each; `passed`: how many files of each
-    suffix are none. Raises `UsageError` where there is no image."""
+    suffix are none; `bare`: folders without an image directly in them. Raises `UsageError` where there is no image."""
     if passed:
         left = [f"{n:,} {suffix or 'without suffix'}" for suffix, n in passed.most_common()]
         hint = (
@@ -52,6 +60,9 @@ def read_tree(files: Files, passed: Counter[str], how: Reading, where: str, make
         )
         how.tell(f"{where}: {sum(passed.values()):,} files are no images by their names and were passed over: "
                  f"{listing(left, 8)}{hint}.")  # fmt: skip
+    above = {path[:depth] for path in files for depth in range(len(path))}
+    if files and (empty := sorted("/".join(path) for path in set(bare) - above)):
+        how.tell(f"{where}: {len(empty):,} folders hold no image, and are no classes: {listing(empty)}.")
     parts = {}
     for role, placed in place({path: len(names) for path, names in files.items()}, how, where).items():
         by_class: dict[str, list[Path_]] = {}
@@ -90,7 +101,7 @@ def suffixes() -> tuple[str, ...]:
 
 
 def _image_names(root: Path, passed: Counter[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder that holds images, relative to `root`, and their names, all in a fixed order."""
+    """Each folder, relative to `root`, and the names of the images in it, all in a fixed order."""
     seen = set()
     known = suffixes()
     for parent, folders, names in os.walk(root, followlinks=True):
@@ -104,8 +115,7 @@ def _image_names(root: Path, passed: Counter[str]) -> Iterator[tuple[str, list[s
         images = [name for name in shown if name.lower().endswith(known)]
         if len(images) < len(shown):
             passed.update(Path(name).suffix.lower() for name in shown if not name.lower().endswith(known))
-        if images:
-            yield os.path.relpath(parent, root), images
+        yield os.path.relpath(parent, root), images
 
 
 def is_hidden(folder: str) -> bool:

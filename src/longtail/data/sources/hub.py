@@ -15,13 +15,18 @@ from .splits import Reading, of_role, roles_of, titled
 
 
 def open_hub(location: str, how: Reading) -> dict[str, ImageSet]:
-    """`location` is what `datasets.load_dataset` takes: a name on the hub, or a local folder."""
+    """`location` is what `datasets.load_dataset` takes, a name on the hub or a local folder, or a folder that
+    `save_to_disk` wrote."""
     try:
         import datasets
     except ImportError as error:
         raise UsageError("hf: sources need the package `datasets`: pip install 'longtail[hf]'.") from error
     try:
-        splits = datasets.load_dataset(location)
+        if any((Path(location) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            saved = datasets.load_from_disk(location)
+            splits = saved if isinstance(saved, Mapping) else {"train": saved}
+        else:
+            splits = datasets.load_dataset(location)
     except Exception as error:  # the hub, the network and the files each have errors of their own
         raise UsageError(f"Cannot open the data set '{location}': {error}") from error
     return parts_of(splits, f"hf:{location}", how)

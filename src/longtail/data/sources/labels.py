@@ -21,6 +21,8 @@ from .splits import Reading, listing
 UNLABELLED = -1
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NO_LABEL = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}
+_FRACTION = re.compile(r"-?[0-9]+\.[0-9]*")
+_NOT_LABELLED = re.compile(r"(un-?labell?ed|un-?annotated|no[ _-]?labels?|unsup(ervised)?)(?![a-z])", re.IGNORECASE)
 _LISTED = re.compile(r"\[.*\]|\{.*\}")
 _LONGEST = 255  # characters of a class name
 _JOINTS = ("|", ";", ",", "+", "&", "/", " ")
@@ -91,6 +93,11 @@ def from_strings(values: Any, where: str, rows: Rows, how: Reading) -> tuple[np.
         how.tell(
             f"{where}: white space around {len(changed):,} labels, or another Unicode form of the same letters, was put "
             f"right ({rows(changed)}): '{brief(raw[codes[changed[0]]])}' is class '{brief(written[codes[changed[0]]])}'."
+        )
+    if names and all(_FRACTION.fullmatch(name) for name in names):
+        how.tell(
+            f"{where}: the labels are numbers with a decimal point ('{names[0]}'), and taken for names of {len(names):,} "
+            "classes as they are written, not for measurements."
         )
     if none := [name for name in names if name.lower() == "none"]:
         rows_of = rows(where_written(lambda k: written[k] == none[0]))
@@ -243,6 +250,11 @@ def _check_names(images: ImageSet, how: Reading) -> None:
             if not name:
                 raise UsageError(f"{images.name}: a class has no name ({rows}). Give it one.")
             how.tell(f"{images.name}: '{name}' ({rows}) is taken for a class of that name, not for a missing label.")
+        elif _NOT_LABELLED.match(name):
+            how.tell(
+                f"{images.name}: '{brief(name)}' ({_rows_of(images, images.labels == c)}) is taken for a class of that name. "
+                "If its images have no label, move them elsewhere, or leave the rows out."
+            )
 
 
 def check_repeats(images: FileSet, how: Reading) -> None:

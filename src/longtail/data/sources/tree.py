@@ -185,8 +185,12 @@ def _classes(parts: Mapping[Path_, Mapping[Path_, int]], how: Reading, where: st
         if len(inner) > 1 and len({path[level - 1] for path in below.values() if len(path) >= level}) > 1:
             further.append(f"--classes-at {level} would take {len(inner):,} ({listing(inner)})")
     if further:
+        within = [{path[1:2] for path in below.values() if path[0] == name} for name in names]
+        same = "" if len(names) < 2 or any(inner != within[0] or len(inner) < 2 for inner in within) else (
+            f" All {len(names):,} hold the same folders: if they are splits, say --splits train=NAME,test=NAME."
+        )  # fmt: skip
         how.tell(
             f"{where}: folders of images lie within its class folders. Taken as classes: the {len(names):,} uppermost "
-            f"({listing(names)}). {'; '.join(further)}."
+            f"({listing(names)}). {'; '.join(further)}.{same}"
         )
     return at(1)
