@@ -78,6 +78,17 @@ REPORTED = {
     "gpaco/imagenet-lt": "58.9",
     "gpaco/imagenet-lt-r50": "58.5",
     "gpaco/inaturalist2018": "75.4",
+    "paco/places-lt": "41.2",
+    "gpaco/places-lt": "41.7",
+    "cmo/inaturalist2018": "70.9",
+    "tau_norm/inaturalist2018": "",
+    "ncm/inaturalist2018": "",
+    "mixup/cifar10-400epochs-lt-100": "74.06",
+    "mixup/cifar10-400epochs-lt-50": "78.67",
+    "mixup/cifar100-400epochs-lt-100": "40.82",
+    "mixup/cifar100-400epochs-lt-50": "45.92",
+    "balms/cifar10-lt": "/ /",
+    "balms/cifar100-lt": "/ /",
     "ssd/cifar10-lt": "/ /",
     "ssd/cifar100-lt": "46.0 / 50.5 / 62.3",
     "ssd/imagenet-lt": "55.4, 56.0",
@@ -122,6 +133,13 @@ TRAINING = {
     "paco/cifar100-lt-50": ("resnet32", 400, 128, 0.05, 5e-4, 11, "step"),
     "paco/inaturalist2018": ("resnet50", 400, 128, 0.02, 1e-4, 10, "cosine"),
     "gpaco/imagenet-lt-r50": ("resnet50", 400, 128, 0.04, 5e-4, 10, "cosine"),
+    "paco/places-lt": ("timm:resnet152.tv_in1k", 30, 128, 0.02, 5e-4, 5, "cosine"),
+    "gpaco/places-lt": ("timm:resnet152.tv_in1k", 30, 128, 0.02, 5e-4, 5, "cosine"),
+    "cmo/inaturalist2018": ("resnet50", 200, 256, 0.1, 2e-4, 5, "step"),
+    "tau_norm/inaturalist2018": ("resnet50", 90, 512, 0.2, 1e-4, 0, "cosine"),
+    "balms/cifar10-lt-10": ("resnet32", 325, 512, 0.1, 5e-4, 20, "cosine"),
+    "balms/cifar100-lt-50": ("resnet32", 520, 512, 0.1, 5e-4, 32, "cosine"),
+    "balanced_softmax/cifar100-release-lt-100": ("resnet32", 591, 512, 0.1, 5e-4, 37, "cosine"),
     "ssd/imagenet-lt": ("resnext50_32x4d", 135, 256, 0.1, 5e-4, 0, "cosine"),
     "proco/cifar100-lt-100": ("resnet32", 200, 256, 0.3, 2e-4, 5, "step"),
     "proco/imagenet-lt-r50": ("resnet50", 90, 256, 0.1, 5e-4, 0, "cosine"),
@@ -187,7 +205,7 @@ def test_builds_a_checked_configuration(name: str) -> None:
     method, _, setting = name.partition("/")
     config = make_config(method, setting)
     assert config.model_copy(update={"recipe": name}) == make_config(method, name)
-    assert config.backbone in backbone_names() or (method == "lift" and config.backbone.startswith("timm:vit"))
+    assert config.backbone in backbone_names() or (config.pretrained and config.backbone.startswith("timm:"))
     sizes = {"cifar": None, "casia": 112}
     assert config.data.image_size == sizes.get(setting[:5], 224)
     if "-lt-" in setting and "cifar" in setting:
