@@ -185,7 +185,7 @@ def test_environment(stopped, finished, text):
         refused(run, r"environment.json is damaged.* Restore it, or remove it", call=call)
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"[]\n", b"[" * 100_000 + b"\n", b"{\n"])
+@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"[]\n", b"{}\n", b"[" * 100_000 + b"\n", b"{\n"])
 def test_metrics(runs, stopped, line):
     (stopped / "metrics.jsonl").write_bytes(line)
     with pytest.raises(LongtailError, match=r"metrics.jsonl line 1 is damaged"):
@@ -248,3 +248,13 @@ def test_weights_that_are_not_finite(finished):
     weights[name].view(-1)[0] = float("nan")
     save_file(weights, finished / "model.safetensors")
     refused(finished, f"The model in .* is damaged: its weight '{name}' is not finite", call=longtail.load)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b"[" * 5_000])
+@pytest.mark.parametrize("name", ["environment.json", "evaluation-1.json"])
+def test_reports_of_damaged_facts_end_in_one_line(finished, name, content):
+    from longtail.report.run_report import write_report
+
+    (finished / name).write_bytes(content)
+    with pytest.raises(LongtailError, match=f"{name} is damaged"):
+        write_report(finished)

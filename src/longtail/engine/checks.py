@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import torch
 
 from ..config import Config
 from ..errors import UsageError
+from ..files import read_json
 from ..methods.base import Method, Stage
 from .passes import check_held_out
 from .prepare import Subset, check_method
@@ -31,7 +31,7 @@ def check_plan(config: Config, stages: Iterable[Stage], subset: Subset, channels
 
 def check_held_out_from(stage: Stage, source: Run, subset_hash: str) -> None:
     """Raise `UsageError` where `source`, from which the run starts, trained on other images than the run has for it."""
-    trained = json.loads(source.environment_file.read_text())["data"]["subset_hash"]
+    trained = read_json(source.environment_file).get("data", {}).get("subset_hash")
     if trained != subset_hash:
         raise UsageError(
             f"Stage {stage.name} chooses by images held out of training, but {source.path} was trained on other images, "

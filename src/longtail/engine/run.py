@@ -104,6 +104,8 @@ class Run:
                 record = None
             if not isinstance(record, dict):
                 raise LongtailError(f"{self.metrics_file} line {number} is damaged: it is no JSON object.")
+            if not isinstance(record.get("loss"), dict) or "lr" not in record:
+                raise LongtailError(f"{self.metrics_file} line {number} is damaged: it has no 'loss' or no 'lr'.")
             records.append(record)
         return records
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import UsageError
+from ..files import read_json
 from ..methods import method_class
 from .deploy import load
 from .prepare import Loaders, Subset, method_options
@@ -42,7 +42,7 @@ def check_teacher(config: Config, subset: Subset, channels: int, size: int) -> N
         ]
         raise UsageError(f"The teacher in {path} learned from {kinds[0]}, and this run from {kinds[1]}: use the same.")
     facts = Run(Path(path)).environment_file
-    if facts.exists() and json.loads(facts.read_text())["data"]["subset_hash"] != subset.description["subset_hash"]:
+    if facts.exists() and read_json(facts).get("data", {}).get("subset_hash") != subset.description["subset_hash"]:
         logger.warning(
             "the teacher in %s learned from other images: some that are held out here may be among them", path
         )

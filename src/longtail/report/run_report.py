@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..engine.run import Run
 from ..errors import LongtailError
 from ..evaluation.bias import groups
 from ..evaluation.predictions import Predictions, read
+from ..files import read_json
 from ..printable import untold
 from . import figures
 from .class_tables import class_rows, shots_table, taken_by_class, taken_text, thresholds_table, tiles
@@ -120,7 +120,7 @@ def _predictions_context(
 
 def _run_context(run: Run, results: Mapping[str, Any], has_predictions: bool) -> dict[str, Any]:
     metrics, data = run.metrics(), results["data"]
-    environment = json.loads(run.environment_file.read_text()) if run.environment_file.exists() else {}
+    environment = read_json(run.environment_file) if run.environment_file.exists() else {}
     packages = ", ".join(f"{name} {v}" for name, v in environment.get("packages", {}).items() if v)
     adds = results.get("multiply_adds")
     facts = {
@@ -150,7 +150,7 @@ def _run_context(run: Run, results: Mapping[str, Any], has_predictions: bool) ->
         "watched": "validation" if any("val" in line for line in metrics) else "test",
         "geometries": list(_geometries(run)),
         "facts": list(facts.items()),
-        "config": run.config_file.read_text(),
+        "config": run.config_file.read_text(errors="replace"),
         "figures": figures.curves(metrics) if metrics else {},
     }
 
@@ -158,7 +158,7 @@ def _run_context(run: Run, results: Mapping[str, Any], has_predictions: bool) ->
 def _geometries(run: Run) -> Iterator[dict[str, Any]]:
     """Of what `longtail eval --geometry` saved."""
     for file in sorted(run.path.glob("evaluation-*.json")):
-        for split, measured in json.loads(file.read_text()).get("geometry", {}).items():
+        for split, measured in read_json(file).get("geometry", {}).items():
             groups_of = ("all", *SHOTS)
             rows = [
                 (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ..classes import SHOTS, Classes
 from ..engine.calibration import read_calibration
 from ..engine.description import Description, read_description
+from ..files import read_json
 from ..report.tables import percent
 from ..version import __version__
 
@@ -30,7 +30,7 @@ def model_card(folder: Path, int8: Mapping[str, Any] | None = None) -> str:
     description = read_description(folder)
     classes = Classes(description.classes, description.class_counts)
     file = folder / "results.json"
-    results = json.loads(file.read_text()) if file.is_file() else {}
+    results = read_json(file) if file.is_file() else {}
     metrics = results.get("metrics")
     sections = [
         f"# {description.method} on {results.get('data', {}).get('source', 'an unnamed set')}",
