@@ -73,6 +73,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "bce3s: joint and contrastive": ("bce3s", _options(uniform="off", finetune="none")),
     "bce3s: joint and uniform": ("bce3s", _options(contrastive="off", finetune="none")),
     "bce3s: first stage": ("bce3s", _options(finetune="none")),
+    "bce3s: crop and flip alone": ("bce3s", _options(subset="present", augment="crop:4,flip")),
     "bce3s: batch norm frozen in eval": ("bce3s", _options(frozen_batchnorm="eval")),
     "bcl: projector on two views": ("bcl", _options(projected="contrasted")),
     "glmc: no consistency": ("glmc", _options(contrast_weight=0.0)),
@@ -222,7 +223,7 @@ def _disagreements(setting: str, behind: list[str]) -> list[str]:
         said.append(f"Behind cross-entropy here, by more than luck with the test images explains: {', '.join(behind)}.")
     if note.exists():
         said.append(note.read_text().strip())
-    return ["", " ".join(said)] if said else []
+    return ["", "\n\n".join(said)] if said else []
 
 
 def _interval(difference: Difference | None) -> str:
