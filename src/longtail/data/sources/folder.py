@@ -62,7 +62,7 @@ def read_tree(
                  f"{listing(left, 8)}{hint}.")  # fmt: skip
     above = {path[:depth] for path in files for depth in range(len(path))}
     if files and (empty := sorted("/".join(path) for path in set(bare) - above)):
-        how.tell(f"{where}: {len(empty):,} folders hold no image, and are no classes: {listing(empty)}.")
+        how.tell(f"{where}: folders that hold no image are no classes: {listing(empty)}.")
     parts = {}
     for role, placed in place({path: len(names) for path, names in files.items()}, how, where).items():
         by_class: dict[str, list[Path_]] = {}
