@@ -716,3 +716,27 @@ def test_hub_folders_that_were_saved_to_disk(tmp_path: Path) -> None:
         splits = open_source(f"hf:{tmp_path / name}")
         assert splits.train.labels.tolist() == [1, 0]
         assert (splits.test is None) == (name == "one")
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "classes"),
+    [
+        ("uint8", [1, 2, 1], ["1", "2", "1"]),
+        ("int8", [-1, 2, 5], ["2", "5"]),
+        ("float32", [1.0, 2.0, 1.0], ["1", "2", "1"]),
+        ("string", ["ash", "7", "ash"], ["ash", "7", "ash"]),
+        ("float32", [1.0, 1.5, 1.0], "train row 1: label 1.5 is no class number"),
+        ("string", ["ash", None, "ash"], "train row 1: no label"),
+    ],
+)
+def test_hub_labels_without_class_names(tmp_path: Path, kind: str, labels: list, classes: list[str] | str) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    rows = {"image": [{"bytes": png(pixels()), "path": None}] * 3, "label": labels}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
+    if isinstance(classes, str):
+        with pytest.raises(UsageError, match=classes):
+            open_source(f"hf:{tmp_path / 'd'}")
+    else:
+        train = open_source(f"hf:{tmp_path / 'd'}").train
+        assert [train.class_names[c] for c in train.labels] == classes

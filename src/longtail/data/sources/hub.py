@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...errors import UsageError
 from ..images import ImageSet, read_file
 from .columns import LABEL, pick, pick_label
+from .labels import rows_named
+from .parquet import labels_of_column
 from .splits import Reading, of_role, roles_of, titled
 
 
@@ -51,15 +51,19 @@ class HubSet(ImageSet):
 
     def __init__(self, name: str, split: str, rows: Any, how: Reading) -> None:
         import datasets
+        import pyarrow as pa
 
         features = rows.features
         images = ["image", *(n for n, f in features.items() if isinstance(f, datasets.Image))]
         labels = [*LABEL, *(n.lower() for n, f in features.items() if isinstance(f, datasets.ClassLabel))]
         image = pick(list(features), how.image_column, images, "image-column", name)
         label = pick_label(list(features), how.label_column, labels, name, how, lambda column: rows.data[column])
-        if image is None or label is None or not hasattr(features[label], "names"):
+        if image is None or label is None:
             raise UsageError(f"{name}: expected an image and a class label; found the columns {', '.join(features)}.")
-        super().__init__(name, features[label].names, np.asarray(rows[label][:]))
+        values = pa.chunked_array([pa.array(rows[label][:])])
+        named = tuple(getattr(features[label], "names", None) or ())
+        numbers, class_names = labels_of_column(values, named, name, rows_named(lambda row: f"{split} row {row}"), how)
+        super().__init__(name, class_names, numbers)
         self.split, self.image_column = split, image
         self.rows = rows.cast_column(image, datasets.Image(decode=False))
 

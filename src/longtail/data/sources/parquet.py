@@ -68,7 +68,7 @@ class ParquetSet(ImageSet):
             if _columns(file, how) != found:
                 raise UsageError(f"{file} and {files[0]} differ in their columns or class names.")
         rows = rows_named(self.place)
-        labels, class_names = _labels(self._read(self.label_column), found.class_names, name, rows, how)
+        labels, class_names = labels_of_column(self._read(self.label_column), found.class_names, name, rows, how)
         super().__init__(name, class_names, labels)
         self._rows  # noqa: B018  # now, so that workers forked later share it
 
@@ -244,7 +244,7 @@ def _is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _labels(
+def labels_of_column(
     values: Any, class_names: tuple[str, ...], where: str, rows: Rows, how: Reading
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names of a column of any kind. Raises `UsageError`, naming rows, for a missing one."""
