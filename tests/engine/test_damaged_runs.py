@@ -250,6 +250,13 @@ def test_weights_that_are_not_finite(finished):
     refused(finished, f"The model in .* is damaged: its weight '{name}' is not finite", call=longtail.load)
 
 
+@pytest.mark.parametrize("content", ["{}", '{"data": {}}'])
+def test_results_without_results(finished, content):
+    (finished / "results.json").write_text(content)
+    with pytest.raises(LongtailError, match=r"results.json is damaged: it holds no results\. .*--resume"):
+        Run(finished).results()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b"[" * 5_000])
 @pytest.mark.parametrize("name", ["environment.json", "evaluation-1.json"])
 def test_reports_of_damaged_facts_end_in_one_line(finished, name, content):

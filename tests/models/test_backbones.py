@@ -272,6 +272,19 @@ def test_what_cannot_be_built_again(name, message):
         build_backbone(name).twin(width=0.75)
 
 
+def test_norms_that_are_frozen_stay_so_in_the_block_taken_off():
+    backbone = build_backbone("resnet32")
+    backbone.frozen = frozenset(
+        name for name, module in backbone.named_modules() if isinstance(module, torch.nn.BatchNorm2d)
+    )
+    last = backbone.split_last_block()
+    for part in (backbone, last):
+        part.train()
+        norms = [module for module in part.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert norms
+        assert not any(norm.training for norm in norms)
+
+
 def test_one_stage_networks_have_no_last_block():
     with pytest.raises(UsageError, match="no last block"):
         build_backbone("timm:test_byobnet").split_last_block()

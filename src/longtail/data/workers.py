@@ -56,10 +56,11 @@ def telling_of_dead_workers() -> Iterator[None]:
     """Raise `LongtailError` where a worker process ends by itself: PyTorch has an error of its own, raised at any place."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter where it ended while it was handing over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
         raise LongtailError(
-            f"A process that reads images ended by itself: {str(error).splitlines()[0].rstrip('. ')}. Is memory short? Try "
+            f"A process that reads images ended by itself: {reason}. Is memory short? Try "
             "fewer data.workers. What was saved is kept: go on with --resume."
         ) from error

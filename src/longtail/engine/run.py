@@ -102,10 +102,8 @@ class Run:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict):
-                raise LongtailError(f"{self.metrics_file} line {number} is damaged: it is no JSON object.")
-            if not isinstance(record.get("loss"), dict) or "lr" not in record:
-                raise LongtailError(f"{self.metrics_file} line {number} is damaged: it has no 'loss' or no 'lr'.")
+            if not isinstance(record, dict) or not record:
+                raise LongtailError(f"{self.metrics_file} line {number} is damaged: it is no JSON object of figures.")
             records.append(record)
         return records
 
@@ -169,10 +167,17 @@ class Run:
             return state
 
     def results(self) -> dict[str, Any]:
-        """What the finished run measured. Raises `UsageError` for a run that has not finished."""
+        """What the finished run measured. Raises `UsageError` for a run that has not finished,
+        `LongtailError` for a damaged file."""
         if not self.results_file.is_file():
             raise UsageError(f"{self.path} has not finished: continue it with `longtail train --resume {self.path}`.")
-        return read_json(self.results_file)
+        results = read_json(self.results_file)
+        if not {"data", "metrics"} <= results.keys():
+            raise LongtailError(
+                f"{self.results_file} is damaged: it holds no results. Take it away, and "
+                f"`longtail train --resume {self.path}` writes it anew."
+            )
+        return results
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -107,7 +107,12 @@ class Backbone(nn.Module):
                 "The last stage of this backbone has no last block to take off: use a ResNet, such as resnet32."
             )
         self.stages[len(self.stages) - 1] = last[:-1]
-        return Backbone([last[-1]], self.dim, self.pool)
+        branch = Backbone([last[-1]], self.dim, self.pool)
+        moved = f"stages.{len(self.stages) - 1}.{len(last) - 1}"
+        taken = {name for name in self.frozen if f"{name}.".startswith(f"{moved}.")}
+        branch.frozen = frozenset(f"stages.0{name.removeprefix(moved)}" for name in taken)
+        self.frozen -= taken
+        return branch
 
     def _has_no_images(self, why: str) -> UsageError:
         return UsageError(

@@ -313,14 +313,14 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """Of the run's lines: every loss term, accuracies, and the learning rate, against the epochs done."""
     split = "val" if any("val" in line for line in metrics) else "test"
     names = {"class_balanced": "class-balanced", "top1": "top-1", **{shot: shot for shot in SHOTS}}
-    terms = list(dict.fromkeys(term for line in metrics for term in line["loss"]))
+    terms = list(dict.fromkeys(term for line in metrics for term in line.get("loss", {})))
     lines = {
-        "losses": {term: [line["loss"].get(term) for line in metrics] for term in terms},
+        "losses": {term: [line.get("loss", {}).get(term) for line in metrics] for term in terms},
         "accuracies": {
             shown: [None if (v := line.get(split, {}).get(name)) is None else 100 * v for line in metrics]
             for name, shown in names.items()
         },
-        "rates": {"learning rate": [line["lr"] for line in metrics]},
+        "rates": {"learning rate": [line.get("lr") for line in metrics]},
     }
     titles = {"losses": "loss terms", "accuracies": f"{split} accuracy", "rates": "learning rate"}
     return {
