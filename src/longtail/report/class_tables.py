@@ -106,7 +106,7 @@ def shots_table(predictions: Predictions) -> dict[str, Any]:
     zero = int((accuracy == 0).sum())
     caption = (
         f"Mean accuracy of the classes of each group, in %. Harmonic mean over all classes: {100 * harmonic:.1f}"
-        + (f" (zero, as {zero:,} classes are never right)." if zero else ".")
+        + (f" (zero, as {zero:,} {'class is' if zero == 1 else 'classes are'} never right)." if zero else ".")
         + f" Over images (top-1): {100 * predictions.correct.mean():.1f}."
     )
     columns = ("", "classes", "training images", f"{predictions.split} images", "accuracy %", "95 % interval")
