@@ -13,8 +13,7 @@ import numpy as np
 
 from .augment import Crop, parse
 from .decode import CorruptImage
-from .images import ImageSet
-from .leaks import spread
+from .images import ImageSet, spread
 
 logger = logging.getLogger("longtail")
 

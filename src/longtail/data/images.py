@@ -221,3 +221,8 @@ def read_file(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise CorruptImage(f"{error.strerror or error} ({brief(str(path), 200)})") from error
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` positions, evenly over 0 to count - 1."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)) if count else np.zeros(0, np.int64)

@@ -14,7 +14,7 @@ from ..classes import SHOTS, Classes
 from ..errors import UsageError
 from .borders import FAR, border, from_black
 from .decode import CorruptImage, image_size
-from .images import ImageSet, Splits
+from .images import ImageSet, Splits, spread
 from .overlap import SIDE, content_hash, look_alikes, repeats, shared, thumbnail
 from .values import find_channels, find_range
 
@@ -154,7 +154,7 @@ class _Seen:
     def __init__(self, images: ImageSet, channels: int, progress: Callable[[], object]) -> None:
         self.hashes = np.zeros(len(images), dtype=np.int64)
         self.unreadable: list[str] = []
-        self.compared = np.unique(np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(np.int64))
+        self.compared = spread(len(images), COMPARED)
         self.thumbnails = np.zeros((len(self.compared), SIDE * SIDE), np.float32)
         self.borders: list[np.ndarray] = []
         self.low, self.high, self.pixels = 255, 0, 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..hardware import cores
 from .decode import CorruptImage
-from .images import ImageSet
+from .images import ImageSet, spread
 from .overlap import SIDE, content_hash, look_alikes, shared, thumbnail
 
 logger = logging.getLogger("longtail")
@@ -145,8 +145,3 @@ class _Hashes:
         ascending = np.argsort(order[: len(hashes)])
         self.positions, self.complete = order[ascending], len(hashes) == len(positions)
         self.hashes, self.sizes = np.array(hashes, np.int64)[ascending], np.array(sizes, np.int64)[ascending]
-
-
-def spread(count: int, most: int) -> np.ndarray:
-    """Up to `most` positions, evenly over 0 to count - 1."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)) if count else np.zeros(0, np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..data.decode import CorruptImage, image_size
-from ..data.images import ImageSet
+from ..data.images import ImageSet, spread
 from ..errors import LongtailError
 from ..models.weights import at_hand, check_reachable
 
@@ -45,7 +45,7 @@ def epochs_for(mode: str, images: int) -> int:
 def typical_side(images: ImageSet, looked_at: int = 64) -> int:
     """The median of the shorter sides, in pixels, of images spread over the set; 0 where none can be read."""
     sides = []
-    for i in np.unique(np.linspace(0, len(images) - 1, looked_at).astype(int)):
+    for i in spread(len(images), looked_at):
         try:
             sides.append(min(image_size(images.read(int(i)))))
         except CorruptImage:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..classes import SHOTS, Classes
+from ..data.images import spread
 from ..evaluation.bias import shifted_accuracy
 from ..evaluation.confidence import reliability, risk_coverage
 from ..evaluation.intervals import wilson
@@ -270,7 +271,7 @@ def risk_by_coverage(predictions: Predictions) -> Figure:
     data = []
     for name, colour, images in _of_shots(predictions):
         covered, risk = risk_coverage(predictions.probability[images], predictions.correct[images])
-        shown = np.unique(np.linspace(0, len(risk) - 1, 200).astype(int))
+        shown = spread(len(risk), 200)
         shown = shown[shown >= min(4, len(risk) - 1)]  # one of the first five answers wrong says nothing
         data.append(
             {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..classes import SHOT_MEANINGS, SHOTS
-from ..data.images import ImageSet
+from ..data.images import ImageSet, spread
 from ..data.inspect import EXAMPLES, Example, Inspection, SplitInspection
 from .figures import training_counts
 from .inspection import summary
@@ -73,7 +73,7 @@ def _rarest_and_commonest(inspection: Inspection) -> list[int]:
 def _samples(c: int, inspection: Inspection, images: ImageSet, thumbnails: Thumbnails) -> dict[str, Any]:
     """Training images of class `c`, evenly from its first to its last."""
     members = np.flatnonzero(images.labels == c)
-    places = np.unique(np.linspace(0, len(members) - 1, min(len(members), SAMPLES)).astype(int))
+    places = spread(len(members), SAMPLES)
     uris = [thumbnails.uri(images, int(i)) for i in members[places]] if len(members) else []
     return {
         "name": inspection.class_names[c],

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import LongtailError
 from ..decode import CorruptImage
+from ..images import spread
 from .setup import CHUNK
 
 
@@ -22,7 +23,7 @@ def channel_statistics(
     those of one set are always the same. A channel without variation gets the deviation of one grey level. Raises
     `LongtailError` where none can be read.
     """
-    positions = np.linspace(0, count - 1, min(count, 10_000)).astype(int)
+    positions = spread(count, 10_000)
 
     def sums(start: int) -> np.ndarray:
         total = np.zeros((3, channels), np.int64)  # pixels, their sum, the sum of their squares: exact in any order
