@@ -26,7 +26,7 @@ def test_what_is_told_counts_and_comes_first():
     few = for_few_steps("glmc", 64 * 100, {"train": {"epochs": LONG // 100 - 1, "lr": 0.02}})
     assert few["train"]["epochs"] == LONG // 100 - 1
     told = {"data": {"source": "fashion-mnist-lt"}, "train": {"lr": 0.02, "epochs": 3}}
-    train = api.for_few_steps("glmc", told)["train"]
+    train = api.for_own_data("glmc", told)["train"]
     assert train == RATES | {"lr": 0.02, "epochs": 3}
     assert for_few_steps("bcl", 128, {})["train"]["epochs"] == SHORT / 2
     assert for_few_steps("bcl", 128, {"train": {"batch_size": 16}})["train"]["epochs"] == SHORT / 8
@@ -34,8 +34,8 @@ def test_what_is_told_counts_and_comes_first():
 
 def test_benchmarks_and_runs_that_go_on_keep_their_rates():
     carved = {"data": {"source": "fashion-mnist-lt", "imbalance": 10.0}}
-    assert api.for_few_steps("glmc", carved) == carved
+    assert api.for_own_data("glmc", carved) == carved
     begun = {"data": {"source": "fashion-mnist-lt"}, "start_from": "runs/one"}
-    assert api.for_few_steps("glmc", begun) == begun
+    assert api.for_own_data("glmc", begun) == begun
     nowhere = {"data": {"source": "no/such/folder"}}
-    assert api.for_few_steps("glmc", nowhere) == nowhere
+    assert api.for_own_data("glmc", nowhere) == nowhere

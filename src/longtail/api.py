@@ -73,13 +73,17 @@ def for_photographs(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return dict(overrides) if images is None else merge(plan.for_photographs(images, overrides), overrides)
 
 
-def for_few_steps(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`overrides` laid over rates and epochs for a training of `method` from scratch, where a set of the user's own allows
-    few steps: see `rates`. A set that is carved is somebody's benchmark, and keeps the method's."""
-    if overrides.get("start_from") or overrides.get("data", {}).get("imbalance") is not None:
-        return dict(overrides)
+def for_own_data(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` laid over what suits a set of the user's own: a trained backbone (`for_photographs`), or from scratch rates
+    and epochs of `method` where it allows few steps (`rates`). A set that is carved is somebody's benchmark, and keeps the
+    method's, and so does a run that goes on from another."""
     images = _training_images(overrides)
-    return dict(overrides) if images is None else merge(rates.for_few_steps(method, len(images), overrides), overrides)
+    if images is None:
+        return dict(overrides)
+    told = merge(plan.for_photographs(images, overrides), overrides)
+    if told.get("pretrained") or told.get("start_from") or told["data"].get("imbalance") is not None:
+        return told
+    return merge(rates.for_few_steps(method, len(images), told), told)
 
 
 def _training_images(overrides: Mapping[str, Any]) -> ImageSet | None:

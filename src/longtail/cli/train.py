@@ -147,12 +147,12 @@ def train(
             told["report"] = False
         overrides = merge(overrides, given(**told))
         out = out or default_out("auto" if automatic else method)
-        if recipe is None:
+        if recipe is None and budget is not None:
             overrides = api.for_photographs(overrides)
-            if budget is None and overrides.get("pretrained"):
+        elif recipe is None:
+            overrides = api.for_own_data(method, overrides)
+            if overrides.get("pretrained"):
                 api.tell_time(method, overrides)
-            elif budget is None:
-                overrides = api.for_few_steps(method, overrides)
         if budget is not None:
             left = bound - (time.monotonic() - started)
             results = api.train_within(left, out=out, reporter=reporter, overrides=overrides)

@@ -67,9 +67,7 @@ def tune(
     )
     overrides = merge(settings_of(method, settings), told)
     if recipe is None:
-        overrides = api.for_photographs(overrides)
-        if not overrides.get("pretrained"):
-            overrides = api.for_few_steps(method, overrides)
+        overrides = api.for_own_data(method, overrides)
     with stopping_after(minutes):
         record = tune_method(method, trials, out=out, recipe=recipe, reporter=LiveReporter(console), **overrides)
     say(f"Class-balanced accuracy in %, last epoch, on {record['held_out']:.0%} of the training images, held out:")
