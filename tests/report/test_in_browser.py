@@ -111,6 +111,15 @@ def test_keyboard_and_screen_reader(browser, report):
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
+def test_nothing_is_cut_off_on_paper(browser, report):
+    with browser(report, 718) as page:  # an A4 page between its margins
+        page.emulate_media(media="print")
+        cut = "[...document.querySelectorAll('.scroll, pre')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert page.locator(".scroll").count() > 2
+        assert page.evaluate(cut) == 0
+        assert page.evaluate("document.documentElement.scrollWidth") == 718
+
+
 def test_print_is_on_white_and_whole(browser, report):
     with browser(report, scheme="dark") as page:
         page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
